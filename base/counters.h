@@ -1,0 +1,21 @@
+/* What one rank did and where its time went; plain sums that the run's per-rank table prints. */
+#ifndef COX_BASE_COUNTERS_H
+#define COX_BASE_COUNTERS_H
+
+#include <stdint.h>
+
+typedef struct cox_counters {
+    uint64_t rows_served;                /* rows received for experts of this rank */
+    uint64_t routes_served;              /* (row, expert) pairs computed here */
+    uint64_t steps;                      /* coordinator: steps run */
+    uint64_t rows_computed;              /* coordinator: rows through all layers (prompt and generated) */
+    uint64_t bytes_sent, bytes_received; /* by the exchange */
+    double compute_s;                    /* attention, routing, experts, head */
+    double wait_s;                       /* waiting for other ranks */
+    double transfer_s;                   /* packing, starting and completing messages */
+} cox_counters;
+
+/* Seconds on a monotonic clock. */
+double cox_now_s(void);
+
+#endif

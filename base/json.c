@@ -1,0 +1,101 @@
+/* Wrappers of jansson that turn every mistake into a message with file and key. */
+#include "base/json.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static cox_status check_loaded(json_t *value, const json_error_t *error, const char *where)
+{
+    if (value) return COX_OK;
+    return cox_fail(COX_BAD_FILE, "%s: not valid JSON at line %d, column %d: %s", where, error->line,
+                    error->column, error->text);
+}
+
+cox_status cox_json_load_file(json_t **value, const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        cox_status status = errno == ENOENT ? COX_NOT_FOUND : COX_IO;
+        return cox_fail(status, "%s: cannot open: %s", path, strerror(errno));
+    }
+    json_error_t error;
+    json_t *loaded = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
+    fclose(file);
+    cox_status status = check_loaded(loaded, &error, path);
+    if (status == COX_OK) *value = loaded;
+    return status;
+}
+
+cox_status cox_json_load_text(json_t **value, const char *text, size_t n_bytes, const char *where)
+{
+    json_error_t error;
+    json_t *loaded = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &error);
+    cox_status status = check_loaded(loaded, &error, where);
+    if (status == COX_OK) *value = loaded;
+    return status;
+}
+
+/* [out] *found: the value, or NULL when absent or null and not required. */
+static cox_status find(const json_t *object, const char *where, const char *key, bool required,
+                       const json_t **found)
+{
+    const json_t *value = json_object_get(object, key);
+    if (value && json_is_null(value)) value = NULL;
+    if (!value && required) return cox_fail(COX_BAD_FILE, "%s: key \"%s\" is missing", where, key);
+    *found = value;
+    return COX_OK;
+}
+
+static cox_status wrong_type(const char *where, const char *key, const char *wanted)
+{
+    return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be %s", where, key, wanted);
+}
+
+cox_status cox_json_int(const json_t *object, const char *where, const char *key, bool required, int64_t low,
+                        int64_t high, int64_t *out)
+{
+    const json_t *value = NULL;
+    cox_status status = find(object, where, key, required, &value);
+    if (status != COX_OK || !value) return status;
+    if (!json_is_integer(value)) return wrong_type(where, key, "a whole number");
+    json_int_t number = json_integer_value(value);
+    if (number < low || number > high) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" is %lld, outside %lld to %lld", where, key,
+                        (long long)number, (long long)low, (long long)high);
+    }
+    *out = number;
+    return COX_OK;
+}
+
+cox_status cox_json_number(const json_t *object, const char *where, const char *key, bool required,
+                           double *out)
+{
+    const json_t *value = NULL;
+    cox_status status = find(object, where, key, required, &value);
+    if (status != COX_OK || !value) return status;
+    if (!json_is_number(value)) return wrong_type(where, key, "a number");
+    *out = json_number_value(value);
+    return COX_OK;
+}
+
+cox_status cox_json_bool(const json_t *object, const char *where, const char *key, bool required, bool *out)
+{
+    const json_t *value = NULL;
+    cox_status status = find(object, where, key, required, &value);
+    if (status != COX_OK || !value) return status;
+    if (!json_is_boolean(value)) return wrong_type(where, key, "true or false");
+    *out = json_boolean_value(value);
+    return COX_OK;
+}
+
+cox_status cox_json_string(const json_t *object, const char *where, const char *key, bool required,
+                           const char **out)
+{
+    const json_t *value = NULL;
+    cox_status status = find(object, where, key, required, &value);
+    if (status != COX_OK || !value) return status;
+    if (!json_is_string(value)) return wrong_type(where, key, "a string");
+    *out = json_string_value(value);
+    return COX_OK;
+}

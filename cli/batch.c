@@ -1,0 +1,239 @@
+/*
+ * coxswain batch: OpenAI batch lines in, OpenAI batch output lines out. Lines are read as coordinators have
+ * room for them, answers are written as they finish, each by one write(). A line that cannot be served gets
+ * an error line of its own; only trouble with the files or the ranks ends the run.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cli/io.h"
+#include "cli/seen.h"
+#include "cli/serve.h"
+
+typedef struct batch {
+    const cox_options *options;
+    cox_cluster *cluster;
+    cox_lines *lines;
+    cox_seen *seen; /* custom_ids so far */
+    int output;
+    uint64_t n_lines, n_answers, n_failed, n_generated, n_prompt;
+    const char *model_name;
+    cox_progress bar;
+    cox_status failed; /* what an event could not return */
+} batch;
+
+/* --- Output --- */
+
+static cox_status open_output(batch *b)
+{
+    const char *path = b->options->output;
+    if (strcmp(path, "-") == 0) {
+        b->output = STDOUT_FILENO;
+        return COX_OK;
+    }
+    int flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_APPEND | (b->options->has_force ? O_TRUNC : O_EXCL);
+    b->output = open(path, flags, 0666);
+    if (b->output >= 0) return COX_OK;
+    if (errno == EEXIST) {
+        return cox_fail(COX_INVALID, "--output %s exists; remove it, choose another name, or give --force",
+                        path);
+    }
+    return cox_fail(COX_IO, "--output %s: cannot create: %s", path, strerror(errno));
+}
+
+static void report(batch *b)
+{
+    double elapsed = cox_now_s() - b->bar.started_s;
+    uint64_t done = b->n_answers, total = 0, bytes = cox_lines_done_bytes(b->lines);
+    /* How many lines there will be is estimated from the bytes read so far. */
+    if (cox_lines_total_bytes(b->lines) > 0 && bytes > 0) {
+        total =
+            (uint64_t)((double)b->n_lines * (double)cox_lines_total_bytes(b->lines) / (double)bytes + 0.5);
+    }
+    char note[128];
+    snprintf(note, sizeof note, "%.1f tok/s%s", elapsed > 0.0 ? (double)b->n_generated / elapsed : 0.0,
+             b->n_failed > 0 ? ", some failed" : "");
+    cox_progress_update(&b->bar, done, total < done ? done : total, note);
+}
+
+static void write_record(batch *b, const cox_record *record)
+{
+    if (b->failed != COX_OK) return;
+    json_t *json = cox_record_to_batch_line(record, (int64_t)time(NULL), b->model_name);
+    char *line = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (!line) {
+        b->failed = cox_fail(COX_NO_MEMORY, "out of memory for an answer line");
+        return;
+    }
+    size_t n = strlen(line);
+    line[n] = '\n'; /* in place of the NUL: one write for the whole line */
+    b->failed = cox_io_write_all(b->cluster, b->output, line, n + 1, b->options->output);
+    free(line);
+    b->n_answers++;
+    b->n_failed += record->status_code != 200;
+    b->n_generated += (uint64_t)record->n_generated;
+    b->n_prompt += (uint64_t)record->n_prompt;
+    report(b);
+}
+
+static void on_record(void *context, const cox_record *record)
+{
+    write_record(context, record);
+}
+
+/* --- Input --- */
+
+/* The error line of a line that is no request. Takes the request over. */
+static cox_status refuse(batch *b, cox_request *request, cox_status status)
+{
+    cox_record *record = cox_record_create(request);
+    cox_request_destroy(request);
+    if (!record) return COX_NO_MEMORY;
+    cox_status set = cox_record_set_error(record, status, cox_status_message());
+    if (set == COX_OK) write_record(b, record);
+    cox_record_destroy(record);
+    return set;
+}
+
+static void set_defaults(cox_request *request, const cox_options *options)
+{
+    Cox__SamplingFields *sampling = request->sampling;
+    sampling->temperature = (float)options->temperature;
+    sampling->top_k = (int32_t)options->top_k;
+    sampling->top_p = (float)options->top_p;
+    sampling->min_p = (float)options->min_p;
+    sampling->repetition_penalty = (float)options->repetition_penalty;
+    sampling->seed = (uint64_t)options->seed;
+    request->max_tokens = (int32_t)options->max_tokens;
+    request->ignore_eos = options->ignores_eos;
+    request->wants_digest = options->wants_digest;
+}
+
+static cox_status check_custom_id(batch *b, const cox_request *request, const char *where)
+{
+    bool is_new = false;
+    cox_status status = cox_seen_add(b->seen, request->custom_id, &is_new);
+    if (status != COX_OK || is_new) return status;
+    return cox_fail(COX_INVALID, "%s: custom_id \"%s\" was used before", where, request->custom_id);
+}
+
+static bool is_blank(const char *line, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!strchr(" \t\r", line[i]) || line[i] == '\0') return false;
+    }
+    return true;
+}
+
+/* One line: a request, or NULL when it got its error line. */
+static cox_status read_request(batch *b, const char *line, size_t n, bool is_too_long, cox_request **request)
+{
+    char where[64];
+    snprintf(where, sizeof where, "line %" PRIu64, b->n_lines);
+    cox_request *fresh = cox_request_create();
+    if (!fresh) return COX_NO_MEMORY;
+    fresh->id = b->n_lines;
+    set_defaults(fresh, b->options);
+    cox_status status = is_too_long
+                            ? cox_fail(COX_TOO_LONG, "%s: longer than %d bytes", where, COX_LINE_MAX_BYTES)
+                            : cox_request_read_line(fresh, line, n, where);
+    cox_status reading = status;
+    if (*fresh->custom_id) {
+        cox_status unique = check_custom_id(b, fresh, where);
+        if (reading == COX_OK) status = unique;
+    }
+    if (status != COX_OK) return refuse(b, fresh, status);
+    *request = fresh;
+    return COX_OK;
+}
+
+static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
+{
+    batch *b = context;
+    while (!*request) {
+        if (b->failed != COX_OK) return b->failed;
+        cox_line_result result = COX_LINE_END;
+        const char *line = NULL;
+        size_t n = 0;
+        cox_status status = cox_lines_next(b->lines, is_idle ? 0.2 : 0.0, &result, &line, &n);
+        if (status != COX_OK) return status;
+        report(b);
+        if (result == COX_LINE_NONE_NOW) return COX_OK;
+        if (result == COX_LINE_END) {
+            *is_end = true;
+            return COX_OK;
+        }
+        b->n_lines++;
+        if (result == COX_LINE_READY && is_blank(line, n)) continue;
+        status = read_request(b, line, n, result == COX_LINE_TOO_LONG, request);
+        if (status != COX_OK) return status;
+    }
+    return COX_OK;
+}
+
+/* --- The command --- */
+
+static cox_status open_files(batch *b)
+{
+    cox_status status = cox_lines_open(&b->lines, b->options->input);
+    if (status == COX_OK) status = cox_seen_create(&b->seen);
+    if (status == COX_OK) status = open_output(b);
+    return status;
+}
+
+static cox_status close_files(batch *b, cox_status status)
+{
+    if (b->output > STDERR_FILENO && close(b->output) != 0 && status == COX_OK) {
+        status = cox_fail(COX_IO, "%s: cannot write: %s", b->options->output, strerror(errno));
+    }
+    cox_lines_close(b->lines);
+    cox_seen_destroy(b->seen);
+    return status;
+}
+
+static void print_sum(const batch *b)
+{
+    double elapsed = cox_now_s() - b->bar.started_s;
+    char duration[32];
+    cox_format_duration(duration, sizeof duration, elapsed);
+    fprintf(stderr,
+            "batch: %" PRIu64 " answers, %" PRIu64 " failed; %" PRIu64 " prompt and %" PRIu64
+            " generated tokens in %s (%.1f tok/s)\n",
+            b->n_answers - b->n_failed, b->n_failed, b->n_prompt, b->n_generated, duration,
+            elapsed > 0.0 ? (double)b->n_generated / elapsed : 0.0);
+}
+
+cox_status cox_command_batch(const cox_options *options)
+{
+    cox_run run;
+    cox_status status = cox_run_open(&run, options);
+    if (status != COX_OK) return status;
+    batch b = {.options = options, .cluster = run.cluster, .output = -1, .model_name = options->model};
+    bool is_front = cox_run_is_front(&run);
+    if (is_front) status = open_files(&b);
+    status = cox_run_agree(&run, status);
+    if (status == COX_OK) {
+        cox_progress_begin(&b.bar, "batch", is_front ? run.progress : COX_PROGRESS_NONE, COX_PROGRESS_COUNT);
+        const cox_service service = {
+            .events = {.context = &b, .on_record = on_record},
+            .source = {.context = &b, .next = next_request},
+            .has_chats = true,
+        };
+        status = cox_serve(&run, &service);
+    }
+    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    if (!is_front) return status;
+    if (status == COX_OK) {
+        if (b.bar.style == COX_PROGRESS_BAR) cox_progress_end(&b.bar, b.n_answers, b.n_answers, NULL);
+        print_sum(&b);
+        status = b.failed;
+    }
+    return close_files(&b, status);
+}

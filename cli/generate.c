@@ -1,0 +1,279 @@
+/*
+ * coxswain generate: a few prompts, answered in order on standard output. All prompts run at once; the text
+ * of the one whose turn it is streams, that of later ones waits.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cli/io.h"
+#include "cli/serve.h"
+
+typedef struct answer {
+    char *text; /* [n_text] that may not be shown yet */
+    size_t n_text, capacity;
+    json_t *json;  /* with --json, when done */
+    char *problem; /* message of a failed prompt */
+    char digest[65];
+    cox_status status;
+    bool is_done;
+} answer;
+
+typedef struct generate {
+    const cox_options *options;
+    cox_cluster *cluster;
+    char **prompts; /* [n], malloc'ed */
+    size_t n, n_sent;
+    answer *answers; /* [n] */
+    size_t turn;     /* the prompt whose text may be shown */
+    cox_status failed;
+} generate;
+
+/* --- Prompts --- */
+
+static cox_status add_prompt(generate *g, const char *text, size_t n, const char *where)
+{
+    if (strlen(text) != n) return cox_fail(COX_INVALID, "%s: a prompt cannot hold a NUL byte", where);
+    char **larger = realloc(g->prompts, (g->n + 1) * sizeof *larger);
+    char *copy = strdup(text);
+    if (larger) g->prompts = larger;
+    if (!larger || !copy) {
+        free(copy);
+        return cox_fail(COX_NO_MEMORY, "out of memory for the prompts");
+    }
+    g->prompts[g->n++] = copy;
+    return COX_OK;
+}
+
+static cox_status read_prompts(generate *g)
+{
+    const cox_options *options = g->options;
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < options->prompts.n && status == COX_OK; i++) {
+        status = add_prompt(g, options->prompts.items[i], strlen(options->prompts.items[i]), "--prompt");
+    }
+    for (size_t i = 0; i < options->prompt_files.n && status == COX_OK; i++) {
+        char *text = NULL;
+        size_t n = 0;
+        status = cox_io_read_all(g->cluster, options->prompt_files.items[i], &text, &n);
+        if (status == COX_OK) status = add_prompt(g, text, n, options->prompt_files.items[i]);
+        free(text);
+    }
+    if (status != COX_OK) return status;
+    g->answers = calloc(g->n, sizeof *g->answers);
+    return g->answers ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the answers");
+}
+
+static cox_status check(const cox_options *options)
+{
+    if (options->prompts.n + options->prompt_files.n == 0) {
+        return cox_fail(COX_INVALID, "--prompt TEXT or --prompt-file FILE is missing");
+    }
+    if (options->is_raw && options->system) {
+        return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
+    }
+    if (options->is_raw && options->template_name)
+        return cox_fail(COX_INVALID, "--template cannot be used with --raw");
+    if (options->logprobs >= 0 && !options->is_json) return cox_fail(COX_INVALID, "--logprobs needs --json");
+    if (options->temperature > 0.0 && options->temperature < 1e-6) {
+        return cox_fail(COX_INVALID, "--temperature %g: use 0 (greedy) or at least 1e-6",
+                        options->temperature);
+    }
+    return COX_OK;
+}
+
+static cox_status fill_request(const generate *g, cox_request *request, const char *prompt)
+{
+    const cox_options *options = g->options;
+    Cox__SamplingFields *sampling = request->sampling;
+    sampling->temperature = (float)options->temperature;
+    sampling->top_k = (int32_t)options->top_k;
+    sampling->top_p = (float)options->top_p;
+    sampling->min_p = (float)options->min_p;
+    sampling->repetition_penalty = (float)options->repetition_penalty;
+    sampling->seed = (uint64_t)options->seed;
+    sampling->n_logprobs = (int32_t)options->logprobs;
+    request->max_tokens = (int32_t)options->max_tokens;
+    request->ignore_eos = options->ignores_eos;
+    request->wants_digest = options->wants_digest;
+    request->wants_text = !options->is_json;
+    request->is_chat = !options->is_raw;
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < options->stops.n && status == COX_OK; i++) {
+        status = cox_request_add_stop(request, options->stops.items[i]);
+        if (status != COX_OK) cox_fail_in(status, "--stop");
+    }
+    if (status != COX_OK) return status;
+    if (options->is_raw) return cox_request_set(&request->prompt, prompt);
+    if (options->system) status = cox_request_add_message(request, "system", options->system);
+    return status != COX_OK ? status : cox_request_add_message(request, "user", prompt);
+}
+
+static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
+{
+    (void)is_idle;
+    generate *g = context;
+    *is_end = g->n_sent == g->n;
+    if (*is_end) return g->failed;
+    cox_request *fresh = cox_request_create();
+    if (!fresh) return COX_NO_MEMORY;
+    cox_status status = fill_request(g, fresh, g->prompts[g->n_sent]);
+    if (status != COX_OK) {
+        cox_request_destroy(fresh);
+        return status;
+    }
+    fresh->id = ++g->n_sent;
+    *request = fresh;
+    return COX_OK;
+}
+
+/* --- Answers --- */
+
+static void note(generate *g, cox_status status)
+{
+    if (g->failed == COX_OK) g->failed = status;
+}
+
+static void show(generate *g, const char *text, size_t n)
+{
+    if (n > 0 && g->failed == COX_OK)
+        note(g, cox_io_write_all(g->cluster, STDOUT_FILENO, text, n, "standard output"));
+}
+
+static void on_text(void *context, uint64_t id, const char *text, size_t n)
+{
+    generate *g = context;
+    answer *a = &g->answers[id - 1];
+    if (id - 1 == g->turn) {
+        show(g, text, n);
+        return;
+    }
+    if (a->n_text + n > a->capacity) {
+        size_t capacity = 2 * (a->n_text + n);
+        char *larger = realloc(a->text, capacity);
+        if (!larger) {
+            note(g, cox_fail(COX_NO_MEMORY, "out of memory for an answer"));
+            return;
+        }
+        a->text = larger;
+        a->capacity = capacity;
+    }
+    memcpy(a->text + a->n_text, text, n);
+    a->n_text += n;
+}
+
+static json_t *answer_json(const generate *g, const cox_record *record)
+{
+    json_t *json = json_pack("{s:I, s:s, s:s, s:s, s:o}", "index", (json_int_t)(record->id - 1), "prompt",
+                             g->prompts[record->id - 1], "text", record->text, "finish_reason",
+                             record->finish_reason, "usage", cox_record_usage_json(record));
+    if (*record->digest) json_object_set_new(json, "logits_digest", json_string(record->digest));
+    if (record->has_logprobs) json_object_set_new(json, "logprobs", cox_record_logprobs_json(record));
+    return json;
+}
+
+static json_t *problem_json(const cox_record *record)
+{
+    return json_pack("{s:I, s:{s:s, s:s}}", "index", (json_int_t)(record->id - 1), "error", "code",
+                     record->error_code, "message", record->error_message);
+}
+
+/* What follows the text of the prompt whose turn it was. */
+static void end_answer(generate *g, answer *a)
+{
+    if (a->json) {
+        char *line = json_dumps(a->json, JSON_COMPACT);
+        if (line) show(g, line, strlen(line));
+        free(line);
+    }
+    if (a->json || !a->problem) show(g, "\n", 1);
+    if (a->problem && g->n > 1)
+        fprintf(stderr, "coxswain generate: prompt %zu: %s\n", g->turn + 1, a->problem);
+    if (a->digest[0] && !a->json)
+        fprintf(stderr, "logits digest of prompt %zu: %s\n", g->turn + 1, a->digest);
+}
+
+/* Of several prompts, which one the text is an answer to: on standard output, since mpirun keeps no order
+ * between it and standard error. */
+static void announce(generate *g)
+{
+    if (g->n == 1 || g->options->is_json) return;
+    show(g, "> ", 2);
+    show(g, g->prompts[g->turn], strlen(g->prompts[g->turn]));
+    show(g, "\n", 1);
+}
+
+static void on_record(void *context, const cox_record *record)
+{
+    generate *g = context;
+    answer *a = &g->answers[record->id - 1];
+    a->is_done = true;
+    a->status = (cox_status)record->status;
+    snprintf(a->digest, sizeof a->digest, "%s", record->digest);
+    if (a->status != COX_OK) a->problem = strdup(record->error_message);
+    if (g->options->is_json) a->json = a->status == COX_OK ? answer_json(g, record) : problem_json(record);
+    while (g->turn < g->n && g->answers[g->turn].is_done) {
+        end_answer(g, &g->answers[g->turn]);
+        if (++g->turn == g->n) break;
+        announce(g);
+        show(g, g->answers[g->turn].text, g->answers[g->turn].n_text);
+    }
+}
+
+/* The status that the program ends with: of the first prompt that failed. Messages of several are out
+ * already. */
+static cox_status first_failure(const generate *g)
+{
+    size_t n_failed = 0;
+    const answer *first = NULL;
+    for (size_t i = 0; i < g->n; i++) {
+        if (g->answers[i].status == COX_OK) continue;
+        n_failed++;
+        if (!first) first = &g->answers[i];
+    }
+    if (!first) return g->failed;
+    if (g->n == 1) return cox_fail(first->status, "%s", first->problem ? first->problem : "");
+    return cox_fail(first->status, "%zu of %zu prompts failed", n_failed, g->n);
+}
+
+static void release(generate *g)
+{
+    for (size_t i = 0; i < g->n; i++) {
+        free(g->prompts[i]);
+        if (!g->answers) continue;
+        free(g->answers[i].text);
+        free(g->answers[i].problem);
+        json_decref(g->answers[i].json);
+    }
+    free(g->prompts);
+    free(g->answers);
+}
+
+cox_status cox_command_generate(const cox_options *options)
+{
+    cox_status status = check(options);
+    if (status != COX_OK) return status;
+    cox_run run;
+    status = cox_run_open(&run, options);
+    if (status != COX_OK) return status;
+    generate g = {.options = options, .cluster = run.cluster};
+    if (cox_run_is_front(&run)) status = read_prompts(&g);
+    status = cox_run_agree(&run, status);
+    if (status == COX_OK) {
+        if (cox_run_is_front(&run)) announce(&g);
+        const cox_service service = {
+            .events = {.context = &g, .on_text = on_text, .on_record = on_record},
+            .source = {.context = &g, .next = next_request},
+            .needs_template = !options->is_raw,
+            .has_chats = !options->is_raw,
+        };
+        status = cox_serve(&run, &service);
+    }
+    bool is_front = cox_run_is_front(&run);
+    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    if (status == COX_OK && is_front) status = first_failure(&g);
+    release(&g);
+    return status;
+}

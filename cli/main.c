@@ -1,0 +1,125 @@
+/*
+ * coxswain: the program. Finds the command, reads its options, starts itself under mpirun when several ranks
+ * are asked for and nobody has started them yet, runs the command, prints its error, and ends with its
+ * status' exit code.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cluster/cluster.h"
+
+static void print_usage(FILE *file)
+{
+    fputs("Usage: coxswain COMMAND [options]\n\n"
+          "Runs Mixture-of-Experts language models over MPI ranks.\n\nCommands:\n",
+          file);
+    cox_command_print_list(file);
+    fputs("  vector    show, import, export, combine or draw steering vectors\n"
+          "  plan      check --model DIR PLAN.json: what a steering plan does, and on which ranks\n",
+          file);
+    fputs("\ncoxswain COMMAND --help describes a command; coxswain --version [--json] names build, commit "
+          "and CPU.\n",
+          file);
+}
+
+/* Of all ranks that find the same mistake only one speaks. The launchers of Open MPI and Slurm tell each
+ * process its rank before MPI is up. */
+static bool is_first_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank && cox_launch_is_inside()) return strcmp(rank, "0") == 0;
+    }
+    return true;
+}
+
+static int finish(const char *name, cox_status status)
+{
+    if (fflush(stdout) != 0 && status == COX_OK) status = cox_fail(COX_IO, "standard output: cannot write");
+    if (status != COX_OK && *cox_status_message() && is_first_rank())
+        fprintf(stderr, "coxswain%s%s: %s\n", *name ? " " : "", name, cox_status_message());
+    return cox_status_exit_code(status);
+}
+
+/* The same command under mpirun. Only this process sees the terminal, so it settles how progress is shown. */
+static cox_status launch(const cox_options *options, int argc, char *argv[], int *exit_code)
+{
+    bool is_auto = strcmp(options->progress, "auto") == 0;
+    char **arguments = calloc((size_t)argc + 3, sizeof *arguments);
+    if (!arguments) return cox_fail(COX_NO_MEMORY, "out of memory");
+    memcpy(arguments, argv, (size_t)argc * sizeof *arguments);
+    char name[] = "--progress", bar[] = "bar", log[] = "log";
+    int n = argc;
+    bool says_auto = false;
+    for (int i = 2; i < argc; i++) says_auto = says_auto || strncmp(argv[i], name, sizeof name - 1) == 0;
+    if (is_auto && !says_auto) {
+        arguments[n++] = name;
+        arguments[n++] = isatty(STDERR_FILENO) ? bar : log;
+    }
+    cox_status status = cox_launch((int32_t)options->ranks, n, arguments, exit_code);
+    free(arguments);
+    return status;
+}
+
+static cox_status run(const cox_options *options, int argc, char *argv[], int *exit_code)
+{
+    bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT;
+    if (!is_local && options->ranks > 1 && !cox_launch_is_inside())
+        return launch(options, argc, argv, exit_code);
+    if (!is_local && cox_launch_is_inside()) {
+        cox_status status = cox_launch_prepare_environment((int32_t)options->threads, argv);
+        if (status != COX_OK) return status;
+    }
+    switch (options->command) {
+    case COX_COMMAND_GENERATE: return cox_command_generate(options);
+    case COX_COMMAND_BATCH: return cox_command_batch(options);
+    case COX_COMMAND_LOGITS: return cox_command_logits(options);
+    case COX_COMMAND_TOKENIZE: return cox_command_tokenize(options);
+    case COX_COMMAND_INSPECT: return cox_command_inspect(options);
+    }
+    return COX_INTERNAL;
+}
+
+int main(int argc, char *argv[])
+{
+    const char *name = argc > 1 ? argv[1] : "";
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_usage(stdout);
+        return finish("", COX_OK);
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+        bool is_json = argc == 3 && strcmp(argv[2], "--json") == 0;
+        if (argc > 2 && !is_json) return finish("", cox_fail(COX_INVALID, "--version takes only --json"));
+        return finish("", cox_command_version(is_json));
+    }
+    if (strcmp(name, "vector") == 0) return finish(name, cox_command_vector(argc - 2, argv + 2));
+    if (strcmp(name, "plan") == 0) return finish(name, cox_command_plan(argc - 2, argv + 2));
+    int command = cox_command_find(name);
+    if (command == 0) {
+        cox_status status = *name
+                                ? cox_fail(COX_INVALID, "\"%s\" is not a command; see coxswain --help", name)
+                                : cox_fail(COX_INVALID, "no command given; see coxswain --help");
+        return finish("", status);
+    }
+    cox_options options;
+    cox_options_defaults(&options, (cox_command)command);
+    cox_status status = cox_options_parse(&options, argc - 2, argv + 2);
+    if (status != COX_OK) {
+        cox_fail(status, "%s (see coxswain %s --help)", cox_status_message(), name);
+    } else if (options.has_help) {
+        cox_options_print_help(options.command, stdout);
+    } else {
+        int exit_code = 0;
+        status = run(&options, argc, argv, &exit_code);
+        if (status == COX_OK && exit_code != 0) {
+            cox_options_free(&options);
+            return exit_code; /* the ranks have said why */
+        }
+    }
+    cox_options_free(&options);
+    return finish(name, status);
+}

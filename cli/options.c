@@ -1,0 +1,336 @@
+/* The table of options, and the one parser and the one help printer that read it. */
+#include "cli/options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    GENERATE = COX_COMMAND_GENERATE,
+    BATCH = COX_COMMAND_BATCH,
+    LOGITS = COX_COMMAND_LOGITS,
+    TOKENIZE = COX_COMMAND_TOKENIZE,
+    INSPECT = COX_COMMAND_INSPECT,
+    RUNS = GENERATE | BATCH | LOGITS, /* commands that run the model */
+    TEXT = GENERATE | BATCH,
+    ALL = RUNS | TOKENIZE | INSPECT
+};
+
+static const struct {
+    cox_command command;
+    const char *name, *usage, *about;
+} commands[] = {
+    {COX_COMMAND_GENERATE, "generate", "--model DIR --prompt TEXT [--prompt TEXT ...]",
+     "Answers prompts; the text is streamed to standard output (of several prompts each after a line \"> "
+     "PROMPT\"), all else"
+     " goes to standard error."},
+    {COX_COMMAND_BATCH, "batch", "--model DIR --input FILE --output FILE",
+     "Answers a file of OpenAI batch lines; each answer is written as soon as it is complete."},
+    {COX_COMMAND_LOGITS, "logits", "--model DIR --tokens \"1,2,3\" --output FILE.safetensors",
+     "Writes the f32 logits [n_tokens, vocab_size] of every position of a list of token ids."},
+    {COX_COMMAND_TOKENIZE, "tokenize", "--model DIR [--decode] [--chat] < TEXT",
+     "Turns standard input into token ids (one JSON list), or ids back into text."},
+    {COX_COMMAND_INSPECT, "inspect", "--model DIR [--ranks N]",
+     "Describes a model and foretells what each rank would hold, loading nothing."},
+};
+
+typedef enum kind { FLAG, INTEGER, NUMBER, TEXT_VALUE, TEXTS, CHOICE, BYTES } kind;
+
+typedef struct option_row {
+    const char *name;
+    int commands;
+    kind kind;
+    size_t offset;     /* in cox_options */
+    const char *value; /* what --help calls it; of CHOICE the allowed words with | between */
+    double low, high;  /* of INTEGER and NUMBER */
+    bool is_required;
+    const char *help;
+} option_row;
+
+#define AT(field) offsetof(cox_options, field)
+
+static const option_row table[] = {
+    {"--model", ALL, TEXT_VALUE, AT(model), "DIR", 0, 0, true, "a Hugging Face model folder"},
+    {"--prompt", GENERATE, TEXTS, AT(prompts), "TEXT", 0, 0, false, "a prompt; may be given several times"},
+    {"--prompt-file", GENERATE, TEXTS, AT(prompt_files), "FILE", 0, 0, false,
+     "a file that holds one prompt (- for standard input); may be given several times"},
+    {"--input", BATCH, TEXT_VALUE, AT(input), "FILE", 0, 0, true,
+     "requests, one JSON object a line (- for standard input)"},
+    {"--output", BATCH, TEXT_VALUE, AT(output), "FILE", 0, 0, true,
+     "answers, one JSON object a line (- for standard output)"},
+    {"--output", LOGITS, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the safetensors file to write"},
+    {"--force", BATCH | LOGITS, FLAG, AT(has_force), NULL, 0, 0, false, "replace an output file that exists"},
+    {"--tokens", LOGITS, TEXT_VALUE, AT(tokens), "IDS", 0, 0, false,
+     "token ids, separated by commas or blanks"},
+    {"--tokens-file", LOGITS, TEXT_VALUE, AT(tokens_file), "FILE", 0, 0, false,
+     "a file of token ids (- for standard input)"},
+    {"--decode", TOKENIZE, FLAG, AT(is_decode), NULL, 0, 0, false,
+     "ids (a JSON list, or separated by blanks) to text"},
+    {"--chat", TOKENIZE, FLAG, AT(is_chat), NULL, 0, 0, false,
+     "wrap the text in the chat template, as a user's message"},
+    {"--max-tokens", TEXT, INTEGER, AT(max_tokens), "N", 0, 1 << 24, false,
+     "generate at most so many tokens (default 256; in batch, for requests that do not say)"},
+    {"--raw", GENERATE, FLAG, AT(is_raw), NULL, 0, 0, false,
+     "continue the prompt as it is, without a chat template"},
+    {"--system", GENERATE | TOKENIZE, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
+     "a system message before the prompt"},
+    {"--template", TEXT | TOKENIZE, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
+     "chat template: olmoe, mixtral, gpt-oss, qwen3, chatml, organism (default: the checkpoint's)"},
+    {"--temperature", TEXT, NUMBER, AT(temperature), "T", 0, 1e6, false,
+     "0 takes the most likely token (default 0: greedy)"},
+    {"--top-k", TEXT, INTEGER, AT(top_k), "K", 0, INT32_MAX, false,
+     "sample among the K most likely tokens (default 0: off)"},
+    {"--top-p", TEXT, NUMBER, AT(top_p), "P", 0, 1, false,
+     "sample among the likeliest tokens of mass P (default 1: off)"},
+    {"--min-p", TEXT, NUMBER, AT(min_p), "P", 0, 1, false,
+     "drop tokens less likely than P times the likeliest (default 0: off)"},
+    {"--repetition-penalty", TEXT, NUMBER, AT(repetition_penalty), "R", 1e-6, 1e6, false,
+     "divide the logits of tokens already seen by R (default 1: off)"},
+    {"--seed", TEXT, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false,
+     "of the random numbers (default 0); a seed gives the same text on any number of ranks"},
+    {"--stop", GENERATE, TEXTS, AT(stops), "TEXT", 0, 0, false,
+     "end the text before this string; may be given several times"},
+    {"--ignore-eos", TEXT, FLAG, AT(ignores_eos), NULL, 0, 0, false,
+     "go on after the model's end-of-text tokens"},
+    {"--logprobs", GENERATE, INTEGER, AT(logprobs), "N", 0, 20, false,
+     "log probability of each token and of the N likeliest (needs --json)"},
+    {"--logits-digest", TEXT, FLAG, AT(wants_digest), NULL, 0, 0, false,
+     "SHA-256 over the f32 logits of each sampled position"},
+    {"--json", GENERATE | TOKENIZE | INSPECT, FLAG, AT(is_json), NULL, 0, 0, false,
+     "print JSON for machines"},
+    {"--ranks", RUNS | INSPECT, INTEGER, AT(ranks), "N", 1, 65536, false,
+     "MPI ranks (default 1); started by this program unless mpirun or srun did"},
+    {"--threads", RUNS | INSPECT, INTEGER, AT(threads), "N", 1, 4096, false,
+     "OpenMP threads of each rank (default: its share of the cores)"},
+    {"--coordinators", RUNS | INSPECT, INTEGER, AT(coordinators), "N", 1, 65536, false,
+     "ranks that run attention and sampling (default 1)"},
+    {"--experts-on", RUNS | INSPECT, CHOICE, AT(experts_on), "workers|all", 0, 0, false,
+     "which ranks host experts: those that do not coordinate, or all (default workers)"},
+    {"--placement", RUNS | INSPECT, TEXT_VALUE, AT(placement), "FILE", 0, 0, false,
+     "which expert lives on which ranks (default: round robin)"},
+    {"--exchange", RUNS | INSPECT, CHOICE, AT(exchange), "auto|self|alltoall|sparse", 0, 0, false,
+     "how rows travel (default auto)"},
+    {"--prefill-chunk", RUNS | INSPECT, INTEGER, AT(prefill_chunk), "N", 1, 65536, false,
+     "rows of one prompt in one step (default 512)"},
+    {"--kernel", RUNS | INSPECT, TEXT_VALUE, AT(kernel), "NAME", 0, 0, false,
+     "auto, reference, avx2, avx512 (same bits), or bf16-act, blas (rounding or reordering; see docs) "
+     "(default auto)"},
+    {"--kv-memory", RUNS | INSPECT, BYTES, AT(kv_memory_bytes), "BYTES", 0, 0, false,
+     "memory of the KV cache of each coordinator: 512M, 4G (default: by the model's context)"},
+    {"--stats", RUNS, FLAG, AT(has_stats), NULL, 0, 0, false,
+     "a table per rank at the end, on standard error"},
+    {"--progress", RUNS, CHOICE, AT(progress), "auto|bar|log|none", 0, 0, false,
+     "progress on standard error: a bar, or a line a minute (default auto: a bar on a terminal)"},
+    {"--help", ALL, FLAG, AT(has_help), NULL, 0, 0, false, "this text"},
+};
+enum { N_ROWS = sizeof table / sizeof *table };
+
+const char *cox_command_name(cox_command command)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (commands[i].command == command) return commands[i].name;
+    }
+    return "?";
+}
+
+int cox_command_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strcmp(commands[i].name, name) == 0) return (int)commands[i].command;
+    }
+    return 0;
+}
+
+void cox_command_print_list(FILE *file)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        fprintf(file, "  %-10s%s\n", commands[i].name, commands[i].about);
+    }
+}
+
+void cox_options_defaults(cox_options *options, cox_command command)
+{
+    *options = (cox_options){.command = command,
+                             .coordinators = 1,
+                             .experts_on = "workers",
+                             .exchange = "auto",
+                             .kernel = "auto",
+                             .prefill_chunk = 512,
+                             .max_tokens = 256,
+                             .logprobs = -1,
+                             .top_p = 1.0,
+                             .repetition_penalty = 1.0,
+                             .progress = "auto"};
+}
+
+void cox_options_free(cox_options *options)
+{
+    free(options->prompts.items);
+    free(options->prompt_files.items);
+    free(options->stops.items);
+}
+
+/* --- Values --- */
+
+static cox_status bad_value(const option_row *row, const char *text, const char *wanted)
+{
+    return cox_fail(COX_INVALID, "%s \"%s\": must be %s", row->name, text, wanted);
+}
+
+static cox_status read_integer(const option_row *row, const char *text, int64_t *out)
+{
+    char *end = NULL;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end != '\0') return bad_value(row, text, "a whole number");
+    if (errno != 0 || (double)value < row->low || (double)value > row->high) {
+        return cox_fail(COX_INVALID, "%s %s: outside %.0f to %.0f", row->name, text, row->low, row->high);
+    }
+    *out = value;
+    return COX_OK;
+}
+
+static cox_status read_number(const option_row *row, const char *text, double *out)
+{
+    char *end = NULL;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value)) return bad_value(row, text, "a number");
+    if (value < row->low || value > row->high) {
+        return cox_fail(COX_INVALID, "%s %s: outside %g to %g", row->name, text, row->low, row->high);
+    }
+    *out = value;
+    return COX_OK;
+}
+
+/* 4096, 512K, 512M, 4G, 1T, with an optional B or iB behind the letter; powers of 1024. */
+static cox_status read_bytes(const option_row *row, const char *text, uint64_t *out)
+{
+    static const char letters[] = "KMGT";
+    char *end = NULL;
+    double value = strtod(text, &end);
+    const char *letter = *end ? strchr(letters, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
+    double unit = 1.0;
+    if (letter) {
+        end++;
+        unit = pow(1024.0, (double)(letter - letters + 1));
+        if (*end == 'i') end++;
+        if (*end == 'B' || *end == 'b') end++;
+    }
+    if (end == text || *end != '\0' || !(value > 0.0))
+        return bad_value(row, text, "a number of bytes such as 512M or 4G");
+    if (value * unit > 1e18) return bad_value(row, text, "below 1e18 bytes");
+    *out = (uint64_t)(value * unit);
+    return COX_OK;
+}
+
+static cox_status read_choice(const option_row *row, const char *text, const char **out)
+{
+    size_t n = strlen(text);
+    for (const char *word = row->value; n > 0 && *word;) {
+        size_t length = strcspn(word, "|");
+        if (length == n && memcmp(word, text, n) == 0) {
+            *out = text;
+            return COX_OK;
+        }
+        word += length + (word[length] == '|');
+    }
+    return cox_fail(COX_INVALID, "%s \"%s\": must be one of %s", row->name, text, row->value);
+}
+
+static cox_status add_text(const char *text, cox_texts *list)
+{
+    const char **larger = realloc(list->items, (list->n + 1) * sizeof *larger);
+    if (!larger) return cox_fail(COX_NO_MEMORY, "out of memory for the options");
+    list->items = larger;
+    list->items[list->n++] = text;
+    return COX_OK;
+}
+
+static cox_status store(const option_row *row, const char *text, cox_options *options)
+{
+    void *field = (char *)options + row->offset;
+    switch (row->kind) {
+    case FLAG: *(bool *)field = true; return COX_OK;
+    case INTEGER: return read_integer(row, text, field);
+    case NUMBER: return read_number(row, text, field);
+    case TEXT_VALUE: *(const char **)field = text; return COX_OK;
+    case TEXTS: return add_text(text, field);
+    case CHOICE: return read_choice(row, text, field);
+    case BYTES: return read_bytes(row, text, field);
+    }
+    return COX_INTERNAL;
+}
+
+/* --- Parsing --- */
+
+static const option_row *find_row(const char *name, size_t length, cox_command command)
+{
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (!(table[i].commands & (int)command)) continue;
+        if (strlen(table[i].name) == length && memcmp(table[i].name, name, length) == 0) return &table[i];
+    }
+    return NULL;
+}
+
+static cox_status check_required(const cox_options *options, const bool *is_given)
+{
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (table[i].is_required && (table[i].commands & (int)options->command) && !is_given[i]) {
+            return cox_fail(COX_INVALID, "%s %s is missing", table[i].name, table[i].value);
+        }
+    }
+    return COX_OK;
+}
+
+cox_status cox_options_parse(cox_options *options, int argc, char *const argv[])
+{
+    bool is_given[N_ROWS] = {false};
+    for (int i = 0; i < argc; i++) {
+        const char *argument = argv[i];
+        if (strncmp(argument, "--", 2) != 0) {
+            return cox_fail(COX_INVALID, "\"%s\" is not an option; every value needs one before it",
+                            argument);
+        }
+        size_t length = strcspn(argument, "=");
+        const option_row *row = find_row(argument, length, options->command);
+        if (!row) return cox_fail(COX_INVALID, "unknown option %.*s", (int)length, argument);
+        const char *value = argument[length] == '=' ? argument + length + 1 : NULL;
+        if (row->kind == FLAG && value) return cox_fail(COX_INVALID, "%s takes no value", row->name);
+        if (row->kind != FLAG && !value) {
+            if (i + 1 >= argc) return cox_fail(COX_INVALID, "%s needs a value (%s)", row->name, row->value);
+            value = argv[++i];
+        }
+        if (row->kind != TEXTS && row->kind != FLAG && is_given[row - table]) {
+            return cox_fail(COX_INVALID, "%s is given twice", row->name);
+        }
+        is_given[row - table] = true;
+        cox_status status = store(row, value, options);
+        if (status != COX_OK) return status;
+    }
+    return options->has_help ? COX_OK : check_required(options, is_given);
+}
+
+void cox_options_print_help(cox_command command, FILE *file)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (commands[i].command != command) continue;
+        fprintf(file, "Usage: coxswain %s %s [options]\n\n%s\n\nOptions:\n", commands[i].name,
+                commands[i].usage, commands[i].about);
+    }
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (!(table[i].commands & (int)command)) continue;
+        char left[80];
+        snprintf(left, sizeof left, "%s%s%s", table[i].name, table[i].value ? " " : "",
+                 table[i].value ? table[i].value : "");
+        if (strlen(left) > 24) {
+            fprintf(file, "  %s\n  %-26s%s\n", left, "", table[i].help);
+        } else {
+            fprintf(file, "  %-26s%s\n", left, table[i].help);
+        }
+    }
+    fprintf(
+        file,
+        "\nExit codes: 0 done; 2 wrong options; 3 not found; 4 malformed file; 5 not supported;\n"
+        "6 not enough memory; 7 too long; 9 input or output failed; 10 another rank failed; 11 internal.\n");
+}

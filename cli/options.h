@@ -1,0 +1,71 @@
+/*
+ * Every option of every command, in one table: parsing, checking, defaults and --help come from it. This is
+ * the only place that reads the command line.
+ */
+#ifndef COX_CLI_OPTIONS_H
+#define COX_CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/status.h"
+
+typedef enum cox_command {
+    COX_COMMAND_GENERATE = 1,
+    COX_COMMAND_BATCH = 2,
+    COX_COMMAND_LOGITS = 4,
+    COX_COMMAND_TOKENIZE = 8,
+    COX_COMMAND_INSPECT = 16,
+} cox_command;
+
+/* Values of one option that may be given several times. */
+typedef struct cox_texts {
+    const char **items; /* [n], borrowed from argv */
+    size_t n;
+} cox_texts;
+
+typedef struct cox_options {
+    cox_command command;
+    bool has_help;
+    /* the model and the ranks */
+    const char *model;
+    int64_t ranks; /* 0: as launched, or 1 */
+    int64_t threads, coordinators;
+    const char *experts_on, *placement, *exchange, *kernel;
+    int64_t prefill_chunk;
+    uint64_t kv_memory_bytes; /* 0: the engine's choice */
+    /* what to generate */
+    cox_texts prompts, prompt_files, stops;
+    const char *system, *template_name;
+    bool is_raw, ignores_eos, wants_digest;
+    int64_t max_tokens, top_k, logprobs, seed;
+    double temperature, top_p, min_p, repetition_penalty;
+    /* input and output */
+    const char *input, *output, *tokens, *tokens_file;
+    bool has_force, is_json, has_stats, is_decode, is_chat;
+    const char *progress;
+} cox_options;
+
+/* Fills *options with the defaults of a command. */
+void cox_options_defaults(cox_options *options, cox_command command);
+
+/*
+ * argv[0..argc-1]: the arguments behind the command's name. Values are borrowed from argv. [in/out] *options.
+ * With --help nothing is required. Errors: INVALID (names the option, what was given and what is allowed),
+ * NO_MEMORY.
+ */
+cox_status cox_options_parse(cox_options *options, int argc, char *const argv[]);
+void cox_options_free(cox_options *options);
+
+/* The help text of a command, from the table. */
+void cox_options_print_help(cox_command command, FILE *file);
+
+/* "generate" and so on; find returns 0 for an unknown name. */
+const char *cox_command_name(cox_command command);
+int cox_command_find(const char *name);
+/* Name and one line about each command. */
+void cox_command_print_list(FILE *file);
+
+#endif

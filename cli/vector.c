@@ -1,0 +1,342 @@
+/* coxswain vector show|import|export|combine|random: files of steering vectors, without a model's weights. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "model/model.h"
+#include "steering/gguf.h"
+#include "steering/vector_math.h"
+
+static const char help[] =
+    "Usage: coxswain vector show FILE [--json]\n"
+    "       coxswain vector import FILE --output OUT.safetensors [FACTS] [--model DIR]\n"
+    "       coxswain vector export FILE --output OUT.gguf [--model-hint NAME]\n"
+    "       coxswain vector combine [WEIGHT*]FILE[#NAME] ... --output OUT.safetensors [--name NAME] "
+    "[--mean]\n"
+    "                               [--without FILE[#NAME]] ...\n"
+    "       coxswain vector random --like FILE[#NAME] --seed N --output OUT.safetensors [--name NAME]\n\n"
+    "import: FILE.gguf (a control vector of llama.cpp, repeng or GLP) or raw little-endian f32. FACTS that a "
+    "file does not state:\n"
+    "  --site SITE --layer N --expert N --operation OP --weighting W --name NAME (raw only). --model DIR: "
+    "the model that the\n"
+    "  vectors are for; its fingerprints are written and the width is checked.\n"
+    "combine: the weighted sum (weights default to 1; --mean divides by their number), less its projection "
+    "on the span of\n"
+    "  the vectors --without.\n"
+    "random: a direction drawn uniformly, of the same norm and for the same place as --like: a control.\n"
+    "FILE.gguf can be read by every subcommand.\n";
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
+static cox_status read_file(const char *path, cox_vector_file **file)
+{
+    return ends_with(path, ".gguf") ? cox_gguf_read(file, path) : cox_vector_file_read(file, path);
+}
+
+/* --- show --- */
+
+static json_t *vector_json(const cox_vector *v)
+{
+    json_t *json =
+        json_pack("{s:s, s:i, s:f}", "name", v->name, "width", (int)v->width, "norm", (double)v->norm);
+    if (v->site != COX_SITE_UNSTATED) json_object_set_new(json, "site", json_string(cox_site_name(v->site)));
+    if (v->layer >= 0) json_object_set_new(json, "layer", json_integer(v->layer));
+    if (v->expert >= 0) json_object_set_new(json, "expert", json_integer(v->expert));
+    const char *const keys[] = {"operation", "weighting", "model_fingerprint", "tokenizer_fingerprint"};
+    const char *const texts[] = {v->operation, v->weighting, v->model_fingerprint, v->tokenizer_fingerprint};
+    for (size_t i = 0; i < 4; i++) {
+        if (texts[i]) json_object_set_new(json, keys[i], json_string(texts[i]));
+    }
+    if (v->positions) json_object_set_new(json, "positions", json_loads(v->positions, JSON_DECODE_ANY, NULL));
+    if (v->provenance)
+        json_object_set_new(json, "provenance", json_loads(v->provenance, JSON_DECODE_ANY, NULL));
+    return json;
+}
+
+static void print_vector(const cox_vector *v)
+{
+    printf("%-20s width %d, norm %.6g, site %s", v->name, (int)v->width, (double)v->norm,
+           cox_site_name(v->site));
+    if (v->layer >= 0) printf(", layer %d", (int)v->layer);
+    if (v->expert >= 0) printf(", expert %d", (int)v->expert);
+    if (v->operation) printf(", %s", v->operation);
+    if (v->weighting) printf(", weighting %s", v->weighting);
+    if (v->positions) printf(", positions %s", v->positions);
+    if (v->model_fingerprint) printf(", model %.12s", v->model_fingerprint);
+    if (v->tokenizer_fingerprint) printf(", tokenizer %.12s", v->tokenizer_fingerprint);
+    printf("\n");
+    if (v->provenance) printf("%-20s from %s\n", "", v->provenance);
+}
+
+static cox_status show(const cox_arguments *arguments)
+{
+    if (arguments->n_plain != 2) return cox_fail(COX_INVALID, "usage: coxswain vector show FILE [--json]");
+    cox_vector_file *file = NULL;
+    cox_status status = read_file(arguments->plain[1], &file);
+    if (status != COX_OK) return status;
+    json_t *list = json_array();
+    for (size_t i = 0; i < file->n; i++) {
+        if (cox_arguments_get(arguments, "--json"))
+            json_array_append_new(list, vector_json(&file->vectors[i]));
+        else
+            print_vector(&file->vectors[i]);
+    }
+    if (cox_arguments_get(arguments, "--json")) {
+        json_dumpf(list, stdout, JSON_INDENT(2));
+        printf("\n");
+    }
+    json_decref(list);
+    cox_vector_file_free(file);
+    return COX_OK;
+}
+
+/* --- import and export --- */
+
+/* What the command line states; -1, NULL and UNSTATED: nothing. A fact that the file states otherwise is
+ * refused. */
+static cox_status state_facts(const cox_arguments *arguments, cox_vector *v)
+{
+    const char *site = cox_arguments_get(arguments, "--site");
+    if (site && cox_site_find(site) == COX_SITE_UNSTATED)
+        return cox_fail(COX_INVALID, "unknown site \"%s\"", site);
+    if (site && v->site != COX_SITE_UNSTATED && cox_site_find(site) != v->site) {
+        return cox_fail(COX_INVALID, "vector \"%s\" states site %s, not %s", v->name, cox_site_name(v->site),
+                        site);
+    }
+    if (site) v->site = cox_site_find(site);
+    int64_t layer = v->layer, expert = v->expert;
+    cox_status status = cox_arguments_int(arguments, "--layer", 0, INT32_MAX, &layer);
+    if (status == COX_OK) status = cox_arguments_int(arguments, "--expert", 0, INT32_MAX, &expert);
+    if (status != COX_OK) return status;
+    if (v->layer >= 0 && layer != v->layer) {
+        return cox_fail(COX_INVALID, "vector \"%s\" states layer %d, not %d", v->name, (int)v->layer,
+                        (int)layer);
+    }
+    v->layer = (int32_t)layer;
+    v->expert = (int32_t)expert;
+    if (cox_arguments_get(arguments, "--operation"))
+        v->operation = cox_arguments_get(arguments, "--operation");
+    if (cox_arguments_get(arguments, "--weighting"))
+        v->weighting = cox_arguments_get(arguments, "--weighting");
+    return COX_OK;
+}
+
+static cox_status state_model(const cox_model *model, const char *tokenizer, cox_vector *v)
+{
+    if (v->width != model->d_model) {
+        return cox_fail(COX_INVALID, "vector \"%s\" has width %d, the model %d", v->name, (int)v->width,
+                        (int)model->d_model);
+    }
+    if (v->layer >= model->n_layers) {
+        return cox_fail(COX_INVALID, "vector \"%s\" is of layer %d; the model has 0 to %d", v->name,
+                        (int)v->layer, (int)model->n_layers - 1);
+    }
+    v->model_fingerprint = model->fingerprint;
+    v->tokenizer_fingerprint = tokenizer;
+    return COX_OK;
+}
+
+static cox_status import_file(const cox_arguments *arguments, const char *output)
+{
+    const char *path = arguments->plain[1], *name = cox_arguments_get(arguments, "--name");
+    const char *folder = cox_arguments_get(arguments, "--model");
+    cox_vector_file *file = NULL;
+    cox_model *model = NULL;
+    char tokenizer[65];
+    cox_status status = ends_with(path, ".gguf") ? cox_gguf_read(&file, path)
+                        : ends_with(path, ".safetensors")
+                            ? cox_vector_file_read(&file, path)
+                            : cox_raw_vector_read(&file, path, name ? name : "vector");
+    if (status == COX_OK && folder) status = cox_model_open(&model, folder);
+    if (status == COX_OK && folder) status = cox_tokenizer_fingerprint(folder, tokenizer);
+    for (size_t i = 0; status == COX_OK && i < file->n; i++) {
+        status = state_facts(arguments, &file->vectors[i]);
+        if (status == COX_OK && model) status = state_model(model, tokenizer, &file->vectors[i]);
+    }
+    if (status == COX_OK) status = cox_vector_file_write(output, file->vectors, file->n);
+    cox_model_close(model);
+    cox_vector_file_free(file);
+    return status;
+}
+
+static cox_status export_file(const cox_arguments *arguments, const char *output)
+{
+    const char *hint = cox_arguments_get(arguments, "--model-hint");
+    cox_vector_file *file = NULL;
+    cox_status status = read_file(arguments->plain[1], &file);
+    if (status == COX_OK) status = cox_gguf_write(output, file->vectors, file->n, hint ? hint : "unknown");
+    cox_vector_file_free(file);
+    return status;
+}
+
+/* --- combine and random --- */
+
+typedef struct term {
+    double weight;
+    cox_vector_file *file;
+    const cox_vector *vector;
+} term;
+
+/* "[WEIGHT*]FILE[#NAME]" */
+static cox_status read_term(const char *text, term *out)
+{
+    char *end;
+    *out = (term){.weight = 1};
+    double weight = strtod(text, &end);
+    if (end != text && *end == '*') {
+        if (!isfinite(weight)) return cox_fail(COX_INVALID, "\"%s\": the weight is not finite", text);
+        out->weight = weight;
+        text = end + 1;
+    }
+    char *path = strdup(text);
+    if (!path) return cox_fail(COX_NO_MEMORY, "out of memory");
+    char *name = strrchr(path, '#');
+    if (name) *name++ = '\0';
+    cox_status status = read_file(path, &out->file);
+    if (status == COX_OK && !(out->vector = cox_vector_find(out->file, name))) status = COX_INVALID;
+    free(path);
+    return status;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a && b && strcmp(a, b) == 0;
+}
+
+/* What all terms state alike. */
+static cox_vector common_facts(const term *terms, size_t n)
+{
+    cox_vector v = *terms[0].vector;
+    for (size_t i = 1; i < n; i++) {
+        const cox_vector *other = terms[i].vector;
+        if (other->site != v.site) v.site = COX_SITE_UNSTATED;
+        if (other->layer != v.layer) v.layer = -1;
+        if (other->expert != v.expert) v.expert = -1;
+        if (!same_text(v.operation, other->operation)) v.operation = NULL;
+        if (!same_text(v.weighting, other->weighting)) v.weighting = NULL;
+        if (!same_text(v.positions, other->positions)) v.positions = NULL;
+        if (!same_text(v.model_fingerprint, other->model_fingerprint)) v.model_fingerprint = NULL;
+        if (!same_text(v.tokenizer_fingerprint, other->tokenizer_fingerprint)) v.tokenizer_fingerprint = NULL;
+    }
+    return v;
+}
+
+/* Writes data under the facts, with how it was made. json: owned. */
+static cox_status write_made(const char *output, const char *name, cox_vector v, float *data, json_t *json)
+{
+    char *provenance = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    v.name = name ? name : v.name;
+    v.data = data;
+    v.provenance = provenance;
+    cox_status status =
+        provenance ? cox_vector_file_write(output, &v, 1) : cox_fail(COX_NO_MEMORY, "out of memory");
+    free(provenance);
+    return status;
+}
+
+static cox_status write_sum(const cox_arguments *arguments, const char *output, const term *terms, size_t n,
+                            size_t n_without)
+{
+    double weights[COX_MAX_ARGUMENTS];
+    const cox_vector *vectors[COX_MAX_ARGUMENTS];
+    json_t *parts = json_array(), *removed = json_array();
+    for (size_t i = 0; i < n + n_without; i++) {
+        vectors[i] = terms[i].vector;
+        weights[i] = cox_arguments_get(arguments, "--mean") ? terms[i].weight / (double)n : terms[i].weight;
+        json_t *part = json_pack("{s:s, s:s}", "file", terms[i].file->path, "vector", terms[i].vector->name);
+        if (i < n) json_object_set_new(part, "weight", json_real(weights[i]));
+        json_array_append_new(i < n ? parts : removed, part);
+    }
+    float *data = malloc((size_t)vectors[0]->width * sizeof *data);
+    cox_status status = data ? cox_vector_combine(weights, vectors, n, vectors + n, n_without, data)
+                             : cox_fail(COX_NO_MEMORY, "out of memory");
+    json_t *json = json_pack("{s:s, s:o, s:o}", "made", "combine", "terms", parts, "without", removed);
+    if (status == COX_OK) {
+        status =
+            write_made(output, cox_arguments_get(arguments, "--name"), common_facts(terms, n), data, json);
+    } else {
+        json_decref(json);
+    }
+    free(data);
+    return status;
+}
+
+static cox_status combine(const cox_arguments *arguments, const char *output)
+{
+    term *terms = calloc(2 * COX_MAX_ARGUMENTS, sizeof *terms);
+    if (!terms) return cox_fail(COX_NO_MEMORY, "out of memory");
+    size_t n = arguments->n_plain - 1, n_all = 0;
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < n && status == COX_OK; i++)
+        status = read_term(arguments->plain[i + 1], &terms[n_all++]);
+    for (size_t i = 0; i < arguments->n_named && status == COX_OK; i++) {
+        if (strncmp(arguments->names[i], "--without", 9) == 0)
+            status = read_term(arguments->values[i], &terms[n_all++]);
+    }
+    if (status == COX_OK) status = write_sum(arguments, output, terms, n, n_all - n);
+    for (size_t i = 0; i < n_all; i++) cox_vector_file_free(terms[i].file);
+    free(terms);
+    return status;
+}
+
+static cox_status draw(const cox_arguments *arguments, const char *output)
+{
+    const char *like = cox_arguments_get(arguments, "--like");
+    int64_t seed = -1;
+    cox_status status = cox_arguments_int(arguments, "--seed", 0, INT64_MAX, &seed);
+    if (status == COX_OK && (!like || seed < 0))
+        status = cox_fail(COX_INVALID, "random needs --like FILE and --seed N");
+    term t = {0};
+    if (status == COX_OK) status = read_term(like, &t);
+    float *data = status == COX_OK ? malloc((size_t)t.vector->width * sizeof *data) : NULL;
+    if (status == COX_OK && !data) status = cox_fail(COX_NO_MEMORY, "out of memory");
+    if (status == COX_OK) {
+        cox_vector_random((uint64_t)seed, (double)t.vector->norm, t.vector->width, data);
+        json_t *json = json_pack("{s:s, s:I, s:s, s:s}", "made", "random", "seed", (json_int_t)seed,
+                                 "like_file", t.file->path, "like", t.vector->name);
+        status = write_made(output, cox_arguments_get(arguments, "--name"), *t.vector, data, json);
+    }
+    free(data);
+    cox_vector_file_free(t.file);
+    return status;
+}
+
+cox_status cox_command_vector(int argc, char *const argv[])
+{
+    if (argc > 0 && strcmp(argv[argc - 1], "--help") == 0) {
+        fputs(help, stdout);
+        return COX_OK;
+    }
+    cox_arguments arguments;
+    cox_status status =
+        cox_arguments_parse(&arguments, argc, argv,
+                            "--output --site --layer --expert --operation --weighting --name --model "
+                            "--model-hint --without --like --seed --mean! --json!");
+    if (status != COX_OK) return status;
+    const char *verb = arguments.n_plain ? arguments.plain[0] : "",
+               *output = cox_arguments_get(&arguments, "--output");
+    if (strcmp(verb, "show") == 0) return show(&arguments);
+    bool is_random = strcmp(verb, "random") == 0, is_combine = strcmp(verb, "combine") == 0;
+    bool is_import = strcmp(verb, "import") == 0, is_export = strcmp(verb, "export") == 0;
+    if (!is_random && !is_combine && !is_import && !is_export) {
+        return cox_fail(
+            COX_INVALID,
+            "\"%s\" is not one of show, import, export, combine, random (see coxswain vector --help)", verb);
+    }
+    if (!output) return cox_fail(COX_INVALID, "%s needs --output FILE", verb);
+    if (is_random ? arguments.n_plain != 1 : is_combine ? arguments.n_plain < 2 : arguments.n_plain != 2) {
+        return cox_fail(COX_INVALID, "%s: wrong number of files (see coxswain vector --help)", verb);
+    }
+    if (is_random) return draw(&arguments, output);
+    if (is_combine) return combine(&arguments, output);
+    return is_import ? import_file(&arguments, output) : export_file(&arguments, output);
+}

@@ -1,0 +1,264 @@
+/*
+ * Starting ranks. cox_launch runs mpirun as a child with the flags that this machine needs and behaves as if
+ * it were that child: signals are passed on, the exit code is returned, and when this process dies the child
+ * is told to end. Environment that MPI and OpenMP read at their start is decided here and nowhere else.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <hwloc.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cluster/internal.h"
+
+enum { N_FLAGS = 32, EXIT_NOT_STARTED = 127 };
+
+const char *cox__launch_srun_tasks(void)
+{
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    bool is_step = getenv("SLURM_STEP_ID") && tasks && atoi(tasks) > 1;
+    return is_step && !getenv("OMPI_COMM_WORLD_SIZE") ? tasks : NULL;
+}
+
+bool cox_launch_is_inside(void)
+{
+    static const char *const set_by_launchers[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; i < sizeof set_by_launchers / sizeof *set_by_launchers; i++) {
+        if (getenv(set_by_launchers[i])) return true;
+    }
+    /* A task of an srun step without an MPI plugin; the batch script itself has no step id in its
+     * environment. */
+    return getenv("SLURM_PROCID") && cox__launch_srun_tasks();
+}
+
+static int32_t count_cores(void)
+{
+    hwloc_topology_t topology;
+    int32_t n = 0;
+    if (hwloc_topology_init(&topology) == 0) {
+        if (hwloc_topology_load(topology) == 0) n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+        hwloc_topology_destroy(topology);
+    }
+    return n > 0 ? n : 1;
+}
+
+static int32_t int_of(const char *name, int32_t otherwise)
+{
+    const char *value = getenv(name);
+    return value && atoi(value) > 0 ? atoi(value) : otherwise;
+}
+
+/* --- OpenMP's waiting threads --- */
+
+/* Ranks on this machine as the launcher tells, before MPI is up. */
+static int32_t local_ranks(void)
+{
+    return int_of("OMPI_COMM_WORLD_LOCAL_SIZE",
+                  int_of("SLURM_STEP_TASKS_PER_NODE", int_of("MPI_LOCALNRANKS", 1)));
+}
+
+cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
+{
+    int32_t n_ranks = local_ranks(), n_cores = count_cores();
+    if (n_threads < 1) n_threads = n_ranks < n_cores ? n_cores / n_ranks : 1;
+    if (getenv("OMP_WAIT_POLICY") || (int64_t)n_ranks * n_threads <= n_cores) return COX_OK;
+    if (setenv("OMP_WAIT_POLICY", "passive", 1) != 0 || setenv("KMP_BLOCKTIME", "0", 0) != 0) {
+        return cox_fail(COX_NO_MEMORY, "out of memory for the environment");
+    }
+    execv("/proc/self/exe", argv);
+    return cox_fail(COX_IO, "cannot start this program again with OMP_WAIT_POLICY=passive: %s",
+                    strerror(errno));
+}
+
+/* Messages of one row (tens of KiB) go eagerly through shared memory: at Open MPI's own limit of 4 KiB they
+ * take a round trip more, four times as long. With ranks that share cores, its few blocking calls yield. */
+void cox__launch_tune(void)
+{
+    setenv("OMPI_MCA_btl_vader_eager_limit", "65536", 0);
+    setenv("OMPI_MCA_btl_vader_max_send_size", "65536", 0);
+    if (local_ranks() > count_cores()) setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+}
+
+/* --- mpirun --- */
+
+/* Containers often forbid to read another process' memory, which Open MPI takes for granted within a machine.
+ */
+static bool can_read_processes(void)
+{
+    char from = 1, to = 0;
+    struct iovec source = {.iov_base = &from, .iov_len = 1}, target = {.iov_base = &to, .iov_len = 1};
+    return process_vm_readv(getpid(), &target, 1, &source, 1, 0) == 1;
+}
+
+/* mpirun's own flags; the numbers' text stands in `number`. Returns how many. */
+static int mpirun_flags(const char *flags[N_FLAGS], int32_t n_ranks, char *number, size_t n_number)
+{
+    int n = 0;
+    bool in_slurm = getenv("SLURM_JOB_ID") != NULL;
+    int32_t slots = in_slurm ? int_of("SLURM_NTASKS", int_of("SLURM_NPROCS", 1)) : count_cores();
+    snprintf(number, n_number, "%d", (int)n_ranks);
+    flags[n++] = "mpirun";
+    flags[n++] = "-n";
+    flags[n++] = number;
+    if (n_ranks > slots) flags[n++] = "--oversubscribe";
+    flags[n++] = "--bind-to"; /* cox_cluster_create binds: it knows the number of threads */
+    flags[n++] = "none";
+    const char *const settings[][2] = {
+        {"btl_base_warn_component_unused", "0"},
+        {"btl_vader_single_copy_mechanism", can_read_processes() ? NULL : "none"}};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        if (!settings[i][1]) continue;
+        flags[n++] = "--mca";
+        flags[n++] = settings[i][0];
+        flags[n++] = settings[i][1];
+    }
+    if (getenv("OMP_WAIT_POLICY")) { /* to the other machines too */
+        flags[n++] = "-x";
+        flags[n++] = "OMP_WAIT_POLICY";
+    }
+    if (getenv("KMP_BLOCKTIME")) {
+        flags[n++] = "-x";
+        flags[n++] = "KMP_BLOCKTIME";
+    }
+    return n;
+}
+
+typedef struct child {
+    pid_t pid;
+    int report;  /* read end: errno when mpirun could not be started, else its end */
+    int errors;  /* read end: its standard error */
+    int signals; /* signalfd of what is passed on */
+} child;
+
+/* In the child: becomes mpirun, or says why not through the pipe. */
+static _Noreturn void become_mpirun(char *const arguments[], pid_t parent, const sigset_t *mask, int report,
+                                    int errors)
+{
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    sigprocmask(SIG_SETMASK, mask, NULL);
+    dup2(errors, STDERR_FILENO);
+    if (getppid() == parent) execvp(arguments[0], arguments);
+    int reason = errno;
+    if (write(report, &reason, sizeof reason) < 0) _exit(EXIT_NOT_STARTED - 1);
+    _exit(EXIT_NOT_STARTED);
+}
+
+/* Takes what there is of the child's standard error; false at its end. */
+static bool pass_errors(int errors, cox__noise *noise)
+{
+    char text[4096];
+    ssize_t n = read(errors, text, sizeof text);
+    if (n > 0) cox__noise_take(noise, text, (size_t)n);
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+/* Passes signals to the child and its standard error to ours until it has ended. Signals of a terminal reach
+ * the whole process group by themselves. */
+static int wait_for(const child *c)
+{
+    cox__noise noise = {.n_held = 0};
+    struct pollfd watched[2] = {{.fd = c->signals, .events = POLLIN}, {.fd = c->errors, .events = POLLIN}};
+    int state = 0;
+    while (waitpid(c->pid, &state, WNOHANG) != c->pid) {
+        struct signalfd_siginfo info;
+        if (poll(watched, 2, -1) < 0) continue;
+        if (watched[1].revents && !pass_errors(c->errors, &noise)) watched[1].fd = -1;
+        if (watched[0].revents && read(c->signals, &info, sizeof info) == (ssize_t)sizeof info &&
+            info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL) {
+            kill(c->pid, (int)info.ssi_signo);
+        }
+    }
+    fcntl(c->errors, F_SETFL, O_NONBLOCK); /* a rank that outlives mpirun must not keep us */
+    for (ssize_t n = 1; n > 0;) {
+        char text[4096];
+        n = read(c->errors, text, sizeof text);
+        if (n > 0) cox__noise_take(&noise, text, (size_t)n);
+    }
+    cox__noise_flush(&noise);
+    return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
+}
+
+/* Starts mpirun; the signals are blocked and arrive through c->signals. */
+static cox_status start(char *const arguments[], child *c, const sigset_t *before)
+{
+    int report[2], errors[2];
+    if (pipe2(report, O_CLOEXEC) != 0)
+        return cox_fail(COX_IO, "cannot make a pipe for mpirun: %s", strerror(errno));
+    if (pipe2(errors, O_CLOEXEC) != 0) {
+        close(report[0]);
+        close(report[1]);
+        return cox_fail(COX_IO, "cannot make a pipe for mpirun: %s", strerror(errno));
+    }
+    c->report = report[0];
+    c->errors = errors[0];
+    pid_t parent = getpid();
+    c->pid = fork();
+    if (c->pid == 0) become_mpirun(arguments, parent, before, report[1], errors[1]);
+    int reason = errno;
+    close(report[1]);
+    close(errors[1]);
+    if (c->pid > 0 && read(c->report, &reason, sizeof reason) != (ssize_t)sizeof reason) return COX_OK;
+    if (c->pid > 0) waitpid(c->pid, NULL, 0);
+    close(c->report);
+    close(c->errors);
+    return cox_fail(COX_NOT_FOUND, "cannot start mpirun: %s; on Debian: apt-get install openmpi-bin",
+                    strerror(reason));
+}
+
+static cox_status run(char *const arguments[], int *exit_code)
+{
+    static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    for (size_t i = 0; i < sizeof passed_on / sizeof *passed_on; i++) sigaddset(&signals, passed_on[i]);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    child c = {.signals = signalfd(-1, &signals, SFD_CLOEXEC)};
+    cox_status status = c.signals < 0 ? cox_fail(COX_IO, "cannot listen to signals: %s", strerror(errno))
+                                      : start(arguments, &c, &before);
+    if (status == COX_OK) {
+        *exit_code = wait_for(&c);
+        close(c.report);
+        close(c.errors);
+    }
+    if (c.signals >= 0) close(c.signals);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
+cox_status cox_launch(int32_t n_ranks, int argc, char *const argv[], int *exit_code)
+{
+    if (n_ranks < 1) return cox_fail(COX_INVALID, "%d ranks: give --ranks a positive number", (int)n_ranks);
+    if (cox_launch_is_inside())
+        return cox_fail(COX_INVALID, "already started by mpirun or srun: leave out --ranks");
+    char program[4096], number[16];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length < 0) return cox_fail(COX_IO, "cannot find this program's own path: %s", strerror(errno));
+    program[length] = '\0';
+    if (geteuid() == 0) {
+        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
+    }
+    if (n_ranks > count_cores() && !getenv("SLURM_JOB_ID")) {
+        setenv("OMP_WAIT_POLICY", "passive", 0);
+        setenv("KMP_BLOCKTIME", "0", 0);
+    }
+    const char *flags[N_FLAGS];
+    int n_flags = mpirun_flags(flags, n_ranks, number, sizeof number);
+    char **arguments = calloc((size_t)(n_flags + argc + 1), sizeof *arguments);
+    if (!arguments) return cox_fail(COX_NO_MEMORY, "out of memory for mpirun's arguments");
+    for (int i = 0; i < n_flags; i++) arguments[i] = (char *)(uintptr_t)flags[i];
+    arguments[n_flags] = program;
+    for (int i = 1; i < argc; i++) arguments[n_flags + i] = argv[i];
+    fflush(NULL);
+    cox_status status = run(arguments, exit_code);
+    free(arguments);
+    return status;
+}

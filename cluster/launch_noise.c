@@ -1,0 +1,86 @@
+/*
+ * mpirun's standard error without what says nothing: when a rank ends with an exit code or aborts, it has
+ * printed why, and mpirun adds boxes of text between lines of dashes. Those of known kinds are left out; all
+ * else passes at once and unchanged, above all the box that names a rank that was killed.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cluster/internal.h"
+
+static const char DASHES[] = "--------------------------------------------------------------------------\n";
+static const char *const SAYS_NOTHING[] = {
+    "MPI_ABORT was invoked on rank",
+    "a non-zero exit code. Per user-direction, the job has been aborted.",
+    "mpirun detected that one or more processes exited with non-zero status",
+};
+
+static void put(const char *text, size_t n)
+{
+    while (n > 0) {
+        ssize_t done = write(STDERR_FILENO, text, n);
+        if (done <= 0) return; /* nobody reads our errors any more */
+        text += done;
+        n -= (size_t)done;
+    }
+}
+
+void cox__noise_flush(cox__noise *s)
+{
+    put(s->held, s->n_held);
+    s->n_held = s->line_at = 0;
+    s->is_box = false;
+}
+
+/* "[host:pid] 2 more processes have sent help message ..." and the line that follows it */
+static bool is_summary(const char *line)
+{
+    return line[0] == '[' &&
+           (strstr(line, "have sent help message") || strstr(line, "has sent help message") ||
+            strstr(line, "orte_base_help_aggregate"));
+}
+
+/* A whole line has been held. */
+static void end_line(cox__noise *s)
+{
+    size_t n_dashes = sizeof DASHES - 1;
+    s->held[s->n_held] = '\0';
+    bool is_dashes =
+        s->n_held - s->line_at == n_dashes && memcmp(s->held + s->line_at, DASHES, n_dashes) == 0;
+    if (!s->is_box && !is_dashes) {
+        if (is_summary(s->held)) s->n_held = 0;
+        cox__noise_flush(s);
+    } else if (s->is_box && is_dashes) {
+        for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++) {
+            if (!strstr(s->held, SAYS_NOTHING[i])) continue;
+            s->n_held = 0;
+            break;
+        }
+        cox__noise_flush(s);
+    } else {
+        s->is_box = true;
+    }
+    s->line_at = s->n_held;
+}
+
+/* Could the line that begins so be one to leave out? */
+static bool is_suspect(const cox__noise *s)
+{
+    const char *line = s->held + s->line_at;
+    size_t n = s->n_held - s->line_at;
+    return s->is_box || line[0] == '[' || (n < sizeof DASHES && memcmp(line, DASHES, n) == 0);
+}
+
+void cox__noise_take(cox__noise *s, const char *text, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        s->held[s->n_held++] = text[i];
+        if (text[i] == '\n') {
+            end_line(s);
+        } else if (s->n_held == sizeof s->held - 1) {
+            cox__noise_flush(s); /* too long for a box of mpirun's */
+        }
+    }
+    if (s->n_held > 0 && !is_suspect(s)) cox__noise_flush(s); /* a progress bar has no line ends: at once */
+}

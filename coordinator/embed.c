@@ -1,0 +1,45 @@
+/* The two ends of the forward pass: token ids to the residual stream, residual stream to logits. */
+#include <string.h>
+
+#include "coordinator/internal.h"
+
+void cox__embed(cox_engine *engine)
+{
+    const cox_model *model = engine->model;
+    const cox__batch *batch = &engine->batch;
+    int32_t half = model->rope.n_rot / 2;
+#pragma omp parallel for schedule(static) if (batch->n_rows >= 16)
+    for (int32_t i = 0; i < batch->n_rows; i++) {
+        cox_matrix_row(&engine->trunk->embed, batch->tokens[i],
+                       engine->x + (size_t)i * (size_t)model->d_model);
+        float *cosine = engine->cosine + (size_t)i * (size_t)half,
+              *sine = engine->sine + (size_t)i * (size_t)half;
+        for (int32_t j = 0; j < half; j++) {
+            float angle =
+                (float)batch->positions[i] * model->rope.inv_freq[j]; /* rounded to f32, as transformers */
+            double s, c;
+            cox_sincos_f64((double)angle, &s, &c);
+            cosine[j] = (float)c * model->rope.attention_factor;
+            sine[j] = (float)s * model->rope.attention_factor;
+        }
+    }
+}
+
+void cox__head(cox_engine *engine, const int32_t *rows, int32_t n_rows)
+{
+    const cox_model *model = engine->model;
+    size_t width = engine->row_width, d_model = (size_t)model->d_model,
+           vocab_size = (size_t)model->vocab_size;
+    for (int32_t i = 0; i < n_rows; i++) {
+        cox_rms_norm(engine->kernels, engine->normed + (size_t)i * width,
+                     engine->x + (size_t)rows[i] * d_model, engine->trunk->final_norm, model->d_model,
+                     model->rms_eps);
+    }
+    cox_matmul_job job = {.y = engine->logits,
+                          .y_stride = vocab_size,
+                          .x = engine->normed,
+                          .x_stride = width,
+                          .n_rows = n_rows,
+                          .w = &engine->trunk->lm_head};
+    cox_matmul(engine->kernels, &job, 1, engine->matmul_scratch);
+}

@@ -1,0 +1,463 @@
+/*
+ * The engine's life: all memory at creation, sequences in by submit, and the step: schedule, embed, layers,
+ * head, sample, report. The only thing that flows back is the sampled id, in accept_token().
+ */
+#include "coordinator/engine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/internal.h"
+
+cox_engine_options cox_engine_options_defaults(void)
+{
+    return (cox_engine_options){
+        .prefill_chunk = 512, .max_rows = 512, .max_sequences = 256, .n_slots = 1, .has_prefix_cache = true};
+}
+
+static cox_status check_options(const cox_engine_options *o)
+{
+    if (o->max_rows < 1 || o->max_rows > 1 << 16) {
+        return cox_fail(COX_INVALID, "rows of a step must be 1 to 65536, not %d", o->max_rows);
+    }
+    if (o->prefill_chunk < 1 || o->prefill_chunk > o->max_rows) {
+        return cox_fail(COX_INVALID, "prefill chunk must be 1 to %d rows, not %d", o->max_rows,
+                        o->prefill_chunk);
+    }
+    if (o->max_sequences < 1) return cox_fail(COX_INVALID, "a step needs room for at least one sequence");
+    if (o->n_slots < 1 || o->n_slots > COX_MAX_SLOTS) {
+        return cox_fail(COX_INVALID, "micro-batches in flight must be 1 to %d, not %d", COX_MAX_SLOTS,
+                        o->n_slots);
+    }
+    return COX_OK;
+}
+
+int32_t cox_engine_slot_rows(const cox_engine_options *options)
+{
+    return (options->max_rows + options->n_slots - 1) / options->n_slots;
+}
+
+static cox_kv_shape kv_shape(const cox_model *model, const cox_engine_options *options)
+{
+    cox_kv_shape shape = {.n_layers = model->n_layers,
+                          .n_kv_heads = model->n_kv_heads,
+                          .head_dim = model->head_dim,
+                          .has_prefix_reuse = options->has_prefix_cache};
+    size_t page_bytes = cox_kv_page_bytes(&shape), bytes = options->kv_bytes;
+    size_t whole = ((size_t)model->max_positions + COX_KV_BLOCK - 1) / COX_KV_BLOCK;
+    if (bytes == 0) {
+        size_t least = whole < 4096 / COX_KV_BLOCK ? whole : 4096 / COX_KV_BLOCK;
+        bytes = 32 * whole * page_bytes < (size_t)1 << 30 ? 32 * whole * page_bytes : (size_t)1 << 30;
+        if (bytes < least * page_bytes) bytes = least * page_bytes;
+    }
+    size_t n_pages = bytes / page_bytes, most = (size_t)INT32_MAX / (size_t)model->n_layers;
+    shape.n_pages = (int32_t)(n_pages < most ? n_pages : most);
+    return shape;
+}
+
+/* A buffer of the step; `sum` only counts when `arena` is NULL. */
+static void *take(cox_arena *arena, size_t *sum, bool *failed, size_t count, size_t size)
+{
+    *sum += (count * size + COX_ARENA_ALIGN - 1) / COX_ARENA_ALIGN * COX_ARENA_ALIGN;
+    if (!arena) return NULL;
+    void *memory = cox_arena_array(arena, count, size);
+    if (!memory) *failed = true;
+    return memory;
+}
+
+static int32_t max3(int32_t a, int32_t b, int32_t c)
+{
+    int32_t most = a > b ? a : b;
+    return most > c ? most : c;
+}
+
+/* Takes (or, without an arena, only counts) everything that a step needs beside the KV cache. */
+static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, bool *failed)
+{
+    const cox_model *model = e->model;
+    size_t sum = 0, f32 = sizeof(float), rows = (size_t)e->options.max_rows,
+           top_k = (size_t)model->router.top_k;
+    size_t slot_rows = (size_t)e->slot_rows, d_model = (size_t)model->d_model,
+           half = (size_t)model->rope.n_rot / 2;
+    size_t head_rows = slot_rows > COX__HEAD_ROWS ? slot_rows : COX__HEAD_ROWS;
+    size_t q_width = (size_t)model->n_heads * (size_t)model->head_dim;
+    size_t kv_width = (size_t)model->n_kv_heads * (size_t)model->head_dim;
+    size_t n_experts = (size_t)model->router.n_experts, d_dense = (size_t)model->d_dense;
+    size_t jobs = slot_rows * (size_t)model->n_kv_heads;
+#define TAKE(count, size) take(arena, &sum, failed, (count), (size))
+    e->running = TAKE((size_t)e->options.max_sequences, sizeof(void *));
+    e->batch.tokens = TAKE(rows, sizeof(int32_t));
+    e->batch.positions = TAKE(rows, sizeof(int32_t));
+    e->batch.sequences = TAKE(rows, sizeof(void *));
+    e->batch.logit_rows = TAKE(rows, sizeof(int32_t));
+    for (int32_t s = 0; s < e->options.n_slots; s++) {
+        e->slots[s].routes = TAKE(slot_rows * top_k, sizeof(cox_route));
+        e->slots[s].experts = TAKE(slot_rows * top_k, sizeof(cox_expert_id));
+        e->slots[s].probabilities = TAKE(slot_rows * n_experts, f32);
+        e->slots[s].is_tagged = TAKE(slot_rows, 1);
+    }
+    e->x = TAKE(rows * d_model, f32);
+    e->cosine = TAKE(rows * half, f32);
+    e->sine = TAKE(rows * half, f32);
+    e->normed = TAKE(head_rows * e->row_width, f32);
+    e->q = TAKE(slot_rows * q_width, f32);
+    e->heads = TAKE(slot_rows * q_width, f32);
+    e->k = TAKE(slot_rows * kv_width, f32);
+    e->v = TAKE(slot_rows * kv_width, f32);
+    e->projected = TAKE(slot_rows * d_model, f32);
+    e->router_logits = TAKE(slot_rows * n_experts, f32);
+    e->router_scratch = TAKE(slot_rows * (size_t)cox_routes_scratch_floats(&model->router), f32);
+    e->gate = TAKE(slot_rows * d_dense, f32);
+    e->up = TAKE(slot_rows * d_dense, f32);
+    e->attention_jobs = TAKE(jobs, sizeof(cox_attention_job));
+    e->logits = TAKE((size_t)COX__HEAD_ROWS * (size_t)model->vocab_size, f32);
+    size_t threads = (size_t)n_threads;
+    e->route_scratch_bytes = (cox_route_edit_scratch_bytes(&model->router) + 63) / 64 * 64;
+    e->steer_scratch = TAKE(threads * (d_model > n_experts ? d_model : n_experts), f32);
+    e->route_scratch = TAKE(threads, e->route_scratch_bytes);
+    e->route_effects = TAKE(threads * COX_PLAN_MAX_INTERVENTIONS, sizeof(cox_steer_effect));
+    int32_t widest = max3(model->d_model, (int32_t)q_width, model->d_dense);
+    e->matmul_scratch = TAKE(cox_matmul_scratch_bytes(e->kernels, n_threads, widest, (int32_t)head_rows), 1);
+#undef TAKE
+    return sum;
+}
+
+size_t cox_engine_bytes(const cox_model *model, const cox_kernels *kernels, const cox_engine_options *options,
+                        int32_t n_threads)
+{
+    cox_engine probe = {.model = model,
+                        .kernels = kernels,
+                        .options = *options,
+                        .slot_rows = cox_engine_slot_rows(options),
+                        .row_width = (size_t)model->d_model + COX_ROW_TAIL};
+    bool failed = false;
+    cox_kv_shape shape = kv_shape(model, options);
+    return take_buffers(&probe, NULL, n_threads, &failed) + cox_kv_cache_bytes(&shape);
+}
+
+static cox_status take_memory(cox_engine *e)
+{
+    bool failed = false;
+    cox_kv_shape shape = kv_shape(e->model, &e->options);
+    if (shape.n_pages < 1) {
+        return cox_fail(COX_INVALID,
+                        "the KV cache needs at least %zu bytes (one page of %d tokens); raise --kv-memory",
+                        cox_kv_page_bytes(&shape), COX_KV_BLOCK);
+    }
+    e->n_pages = shape.n_pages;
+    take_buffers(e, e->arena, cox_cluster_n_threads(e->cluster), &failed);
+    cox_status status = failed ? COX_NO_MEMORY : cox_kv_cache_create(&e->kv, e->arena, &shape);
+    for (int32_t s = 0; s < e->options.n_slots && status == COX_OK; s++) {
+        status = cox_dispatch_plan_create(&e->slots[s].plan, e->arena, e->cluster, e->slot_rows,
+                                          e->model->router.top_k);
+    }
+    return status == COX_OK ? cox_sampler_create(&e->sampler, e->arena, e->model->vocab_size) : status;
+}
+
+static void says_alive(void *cluster)
+{
+    cox_cluster_keepalive(cluster, "taking memory");
+}
+
+cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const cox_trunk_weights *trunk,
+                             const cox_kernels *kernels, cox_cluster *cluster, const cox_placement *placement,
+                             cox_exchange *exchange, const cox_engine_options *options,
+                             const cox_engine_events *events)
+{
+    cox_status status = check_options(options);
+    if (status != COX_OK) return status;
+    if (model->router.top_k > COX_MAX_TOP_K) {
+        return cox_fail(COX_UNSUPPORTED, "%s: %d experts per token; at most %d are built", model->folder,
+                        model->router.top_k, COX_MAX_TOP_K);
+    }
+    cox_arena *arena = NULL;
+    status = cox_arena_create(&arena, "session", 0);
+    if (status != COX_OK) return status;
+    cox_arena_set_pulse(arena, says_alive, cluster); /* touching a large KV cache takes a while */
+    cox_engine *e = cox_arena_alloc(arena, sizeof *e);
+    status = e ? COX_OK : COX_NO_MEMORY;
+    if (e) {
+        *e = (cox_engine){.model = model,
+                          .trunk = trunk,
+                          .kernels = kernels,
+                          .cluster = cluster,
+                          .placement = placement,
+                          .exchange = exchange,
+                          .options = *options,
+                          .events = *events,
+                          .arena = arena,
+                          .slot_rows = cox_engine_slot_rows(options),
+                          .row_width = (size_t)model->d_model + COX_ROW_TAIL};
+        e->waiting_end = &e->waiting;
+        status = take_memory(e);
+    }
+    if (status == COX_OK) {
+        *engine = e;
+    } else {
+        cox_arena_destroy(arena);
+    }
+    return status;
+}
+
+static void free_sequence(cox__sequence *sequence)
+{
+    free(sequence->hits);
+    free(sequence->report);
+    free(sequence->effects);
+    free(sequence->tokens);
+    free(sequence->table.blocks);
+    free(sequence);
+}
+
+void cox_engine_destroy(cox_engine *engine)
+{
+    if (!engine) return;
+    for (int32_t i = 0; i < engine->n_running; i++) {
+        cox__steering_release(engine, engine->running[i]->steering);
+        free_sequence(engine->running[i]);
+    }
+    for (cox__sequence *s = engine->waiting, *next; s; s = next) {
+        next = s->next;
+        cox__steering_release(engine, s->steering);
+        free_sequence(s);
+    }
+    cox_arena_destroy(engine->arena);
+}
+
+static cox_status check_request(const cox_engine *engine, const cox_sequence_request *request)
+{
+    const cox_model *model = engine->model;
+    if (request->n_prompt < 1) return cox_fail(COX_INVALID, "the prompt has no tokens");
+    if (request->wants_logits && !engine->events.on_logits) {
+        return cox_fail(COX_INVALID, "logits are wanted, but nobody listens to them");
+    }
+    if (request->wants_routes && !engine->events.on_routes) {
+        return cox_fail(COX_INVALID, "routes are wanted, but nobody listens to them");
+    }
+    if (request->max_tokens < 0) return cox_fail(COX_INVALID, "max_tokens is %d", request->max_tokens);
+    for (int32_t i = 0; i < request->n_prompt; i++) {
+        if (request->prompt[i] < 0 || request->prompt[i] >= model->vocab_size) {
+            return cox_fail(COX_INVALID, "token %d of the prompt is %d, outside the vocabulary of %d", i,
+                            request->prompt[i], model->vocab_size);
+        }
+    }
+    if (request->n_prompt > model->max_positions) {
+        return cox_fail(COX_TOO_LONG, "the prompt has %d tokens; %s has a context of %d", request->n_prompt,
+                        model->folder, model->max_positions);
+    }
+    int64_t n_cache = (int64_t)engine->n_pages * COX_KV_BLOCK;
+    if (request->n_prompt > n_cache) {
+        return cox_fail(COX_TOO_LONG, "the prompt has %d tokens; the KV cache holds %lld; raise --kv-memory",
+                        request->n_prompt, (long long)n_cache);
+    }
+    return cox_sampling_check(&request->sampling);
+}
+
+/* Takes what counting needs first: once the plan is taken over nothing may fail. */
+static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan *plan)
+{
+    size_t n_hits = 1; /* no place is no allocation of 0 bytes */
+    for (int32_t i = 0; i < plan->n; i++) {
+        const cox_intervention *v = &plan->interventions[i];
+        size_t n_layers = 0, n_experts = 0;
+        for (int32_t l = 0; l < plan->n_layers; l++) n_layers += v->layers[l];
+        for (int32_t e = 0; v->site == COX_SITE_EXPERT_OUT && e < plan->n_experts; e++)
+            n_experts += v->experts[e];
+        n_hits += n_layers * (v->site == COX_SITE_EXPERT_OUT ? n_experts : 1);
+    }
+    s->hits = calloc(n_hits, sizeof *s->hits);
+    s->report = calloc(n_hits, sizeof *s->report);
+    s->effects = calloc((size_t)s->table.max_pages, sizeof *s->effects);
+    if (!s->hits || !s->report || !s->effects)
+        return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
+    cox_status status = cox__steering_use(engine, plan, &s->steering);
+    if (status == COX_OK)
+        cox__steering_effects(s->steering, s->request.n_prompt, s->table.max_pages, s->effects);
+    return status;
+}
+
+cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request)
+{
+    cox_status status = check_request(engine, request);
+    if (status != COX_OK) return status;
+    int64_t limit = (int64_t)request->n_prompt + request->max_tokens;
+    int64_t n_cache = (int64_t)engine->n_pages * COX_KV_BLOCK;
+    if (limit > engine->model->max_positions) limit = engine->model->max_positions;
+    if (limit > n_cache) limit = n_cache;
+
+    cox__sequence *s = calloc(1, sizeof *s);
+    if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for a sequence");
+    *s = (cox__sequence){.request = *request,
+                         .n_tokens = request->n_prompt,
+                         .n_limit = (int32_t)limit,
+                         .submitted_s = cox_now_s()};
+    s->request.prompt = NULL;
+    s->request.plan = NULL;
+    s->table.max_pages = (int32_t)((limit + COX_KV_BLOCK - 1) / COX_KV_BLOCK);
+    s->table.prefix = -1;
+    s->table.blocks = calloc((size_t)s->table.max_pages * (size_t)engine->model->n_layers, sizeof(int32_t));
+    s->tokens = calloc((size_t)limit, sizeof(int32_t));
+    if (!s->table.blocks || !s->tokens) {
+        free_sequence(s);
+        return cox_fail(COX_NO_MEMORY, "out of memory for a sequence of %lld tokens", (long long)limit);
+    }
+    status = request->plan ? start_steering(engine, s, request->plan) : COX_OK;
+    if (status != COX_OK) {
+        free_sequence(s);
+        return status;
+    }
+    memcpy(s->tokens, request->prompt, (size_t)request->n_prompt * sizeof(int32_t));
+    SHA256Init(&s->sha);
+    cox__enqueue(engine, s, false);
+    return COX_OK;
+}
+
+int32_t cox_engine_n_plans(const cox_engine *engine)
+{
+    int32_t n = 0;
+    for (const cox__steering *s = engine->steerings; s; s = s->next) n++;
+    return n;
+}
+
+int32_t cox_engine_n_sequences(const cox_engine *engine)
+{
+    return engine->n_running + engine->n_waiting;
+}
+
+const cox_counters *cox_engine_counters(const cox_engine *engine)
+{
+    return &engine->counters;
+}
+
+/* Ends a sequence: its KV goes back, the caller is told, its memory is freed. */
+static void finish(cox_engine *engine, cox__sequence *s, cox_finish reason, const char *error)
+{
+    double now = cox_now_s();
+    cox_sequence_result result = {.finish = reason,
+                                  .error = error,
+                                  .n_prompt = s->request.n_prompt,
+                                  .n_generated = s->n_tokens - s->request.n_prompt,
+                                  .n_cached = s->n_cached};
+    double first = s->first_token_s > 0 ? s->first_token_s : now;
+    result.queue_s = s->started_s - s->submitted_s;
+    result.prompt_s = first - s->started_s;
+    result.generate_s = now - first;
+    if (s->request.wants_digest) SHA256End(&s->sha, result.digest);
+    if (s->steering) {
+        result.hits = s->report;
+        result.n_hits = cox__steering_report(s->steering, s->hits, s->report);
+    }
+    cox__retire(engine, s);
+    engine->events.on_done(engine->events.context, s->request.id, &result);
+    cox__steering_release(engine, s->steering);
+    free_sequence(s);
+}
+
+static bool is_eos(const cox_model *model, int32_t token)
+{
+    for (int32_t i = 0; i < model->n_eos; i++) {
+        if (model->eos_ids[i] == token) return true;
+    }
+    return false;
+}
+
+static bool all_finite(const float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return false;
+    }
+    return true;
+}
+
+/* Samples the sequence's next token from the logits of its last position and ends it where it should end. */
+static void accept_token(cox_engine *engine, cox__sequence *s, const float *logits)
+{
+    const cox_model *model = engine->model;
+    if (s->request.wants_digest)
+        SHA256Update(&s->sha, (const uint8_t *)logits, (size_t)model->vocab_size * sizeof *logits);
+    if (!all_finite(logits, model->vocab_size)) {
+        finish(engine, s, COX_FINISH_ERROR, "the logits are not finite");
+        return;
+    }
+    cox_logprobs logprobs;
+    bool has_logprobs = s->request.sampling.n_logprobs >= 0;
+    int32_t token = cox_sampler_pick(engine->sampler, &s->request.sampling, logits, s->tokens, s->n_tokens,
+                                     s->n_tokens, has_logprobs ? &logprobs : NULL);
+    s->tokens[s->n_tokens++] = token;
+    if (s->first_token_s == 0) s->first_token_s = cox_now_s();
+    bool ends = engine->events.on_token(engine->events.context, s->request.id, token,
+                                        has_logprobs ? &logprobs : NULL);
+    if (ends || (!s->request.ignore_eos && is_eos(model, token))) {
+        finish(engine, s, COX_FINISH_STOP, NULL);
+    } else if (s->n_tokens == s->n_limit && !s->request.wants_logits) {
+        finish(engine, s, COX_FINISH_LENGTH, NULL);
+    }
+}
+
+/* What the logits of one row are wanted for: to be reported, to be sampled from, or both. */
+static void use_logits(cox_engine *engine, int32_t row, const float *logits)
+{
+    cox__sequence *s = engine->batch.sequences[row];
+    int32_t position = engine->batch.positions[row];
+    if (s->request.wants_logits && position >= s->n_reported) {
+        engine->events.on_logits(engine->events.context, s->request.id, position, logits);
+        s->n_reported = position + 1;
+    }
+    if (position != s->n_tokens - 1) return;
+    if (s->n_tokens < s->n_limit) {
+        accept_token(engine, s, logits);
+    } else {
+        finish(engine, s, COX_FINISH_LENGTH, NULL); /* its last logits were all that was left */
+    }
+}
+
+static void use_all_logits(cox_engine *engine)
+{
+    const cox__batch *batch = &engine->batch;
+    for (int32_t first = 0; first < batch->n_logit_rows; first += COX__HEAD_ROWS) {
+        int32_t n =
+            batch->n_logit_rows - first < COX__HEAD_ROWS ? batch->n_logit_rows - first : COX__HEAD_ROWS;
+        cox_cluster_keepalive(engine->cluster, "computing logits");
+        cox__head(engine, batch->logit_rows + first, n);
+        for (int32_t i = 0; i < n; i++) {
+            use_logits(engine, batch->logit_rows[first + i],
+                       engine->logits + (size_t)i * (size_t)engine->model->vocab_size);
+        }
+    }
+}
+
+/* The rows' KV is in the cache: full pages may be shared from now on. Prompts that nobody samples from end
+ * here. */
+static void advance_sequences(cox_engine *engine)
+{
+    for (int32_t i = engine->n_running - 1; i >= 0; i--) {
+        cox__sequence *s = engine->running[i];
+        s->n_computed += s->n_scheduled;
+        cox_kv_index(engine->kv, &s->table, s->tokens, s->effects, s->n_computed);
+        bool is_complete = s->n_computed == s->n_tokens && s->n_tokens == s->n_limit;
+        if (is_complete && !s->request.wants_logits) finish(engine, s, COX_FINISH_LENGTH, NULL);
+    }
+}
+
+cox_status cox_engine_step(cox_engine *engine)
+{
+    if (cox_engine_n_sequences(engine) == 0) return COX_OK;
+    double start = cox_now_s();
+    const cox_counters *exchange = cox_exchange_counters(engine->exchange);
+    double away = exchange->wait_s + exchange->transfer_s;
+
+    cox__schedule(engine);
+    int32_t n_slots = 0;
+    while (n_slots < engine->options.n_slots && engine->slots[n_slots].first < engine->slots[n_slots].end)
+        n_slots++;
+    cox__embed(engine);
+    cox_status status = cox__layers(engine, n_slots);
+    if (status != COX_OK) return status;
+    engine->counters.rows_computed += (uint64_t)engine->batch.n_rows;
+    engine->counters.steps++;
+    advance_sequences(engine);
+    use_all_logits(engine);
+    engine->counters.compute_s += cox_now_s() - start - (exchange->wait_s + exchange->transfer_s - away);
+    return COX_OK;
+}

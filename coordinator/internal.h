@@ -1,0 +1,121 @@
+/*
+ * What the files of this folder share: a sequence, the batch of one step, and the engine's state. The step's
+ * buffers are all taken once, in cox_engine_create; row i of each belongs to row i of the batch.
+ */
+#ifndef COX_COORDINATOR_INTERNAL_H
+#define COX_COORDINATOR_INTERNAL_H
+
+#include <sha2.h>
+
+#include "coordinator/engine.h"
+#include "coordinator/kv_cache.h"
+#include "coordinator/router.h"
+#include "coordinator/steer.h"
+#include "steering/route_edit.h"
+
+typedef struct cox__sequence {
+    cox_sequence_request request; /* .prompt is NULL: tokens below holds it */
+    int32_t *tokens;              /* [n_limit] prompt, then generated ids */
+    int32_t n_tokens;
+    int32_t n_limit;     /* most tokens, prompt included, that this sequence may have */
+    int32_t n_computed;  /* positions below have their KV in the table */
+    int32_t n_scheduled; /* rows of the current step */
+    int32_t n_reported;  /* positions below have had their logits reported */
+    int32_t n_cached;
+    int32_t n_counted;       /* rows below have been counted before their KV was given up */
+    cox__steering *steering; /* NULL: none */
+    cox__hits *hits;         /* [cox__steering_n_hits] */
+    cox_steer_hits *report;  /* [cox__steering_n_hits] for on_done */
+    uint64_t *effects;       /* [table.max_pages] keys of the prefix cache beside the tokens */
+    cox_kv_table table;
+    SHA2_CTX sha;
+    double submitted_s, started_s, first_token_s;
+    struct cox__sequence *next; /* of the waiting queue */
+} cox__sequence;
+
+/* The rows of one step in token order: by sequence, then position. */
+typedef struct cox__batch {
+    int32_t n_rows;
+    int32_t *tokens, *positions;   /* [max_rows] */
+    cox__sequence **sequences;     /* [max_rows] */
+    bool has_steering, has_traces; /* of any row */
+    int32_t n_logit_rows;
+    int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, ascending */
+} cox__batch;
+
+/* A micro-batch in flight: rows [first, end) of the batch. */
+typedef struct cox__slot {
+    int32_t first, end;
+    cox_dispatch_plan *plan;
+    cox_route *routes;      /* [slot_rows, top_k] descending score */
+    cox_expert_id *experts; /* [slot_rows, top_k] the same experts */
+    float *probabilities;   /* [slot_rows, n_experts] unsteered, of rows that have a soft term in the layer */
+    uint8_t *is_tagged;     /* [slot_rows] rows whose plan the hosts apply in the layer */
+} cox__slot;
+
+struct cox_engine {
+    const cox_model *model;
+    const cox_trunk_weights *trunk;
+    const cox_kernels *kernels;
+    cox_cluster *cluster;
+    const cox_placement *placement;
+    cox_exchange *exchange;
+    cox_engine_options options;
+    cox_engine_events events;
+    cox_arena *arena;
+    cox_counters counters;
+
+    /* scheduler */
+    cox__sequence **running; /* [max_sequences] in order of admission */
+    int32_t n_running, n_waiting;
+    cox__sequence *waiting, **waiting_end; /* first come, first served; recomputed ones in front */
+    cox_kv_cache *kv;
+    int32_t n_pages;
+    cox__batch batch;
+    cox__slot slots[COX_MAX_SLOTS];
+    int32_t slot_rows;        /* most rows of one slot */
+    size_t row_width;         /* floats of a row on its way to the experts and back: d_model and the tail */
+    cox__steering *steerings; /* plans in use */
+    int32_t n_plans_made;
+
+    /* buffers of a step, f32 */
+    float *x;                          /* [max_rows, d_model] residual stream */
+    float *cosine, *sine;              /* [max_rows, n_rot/2] */
+    float *normed;                     /* [slot_rows, row_width] */
+    float *q, *heads;                  /* [slot_rows, n_heads*head_dim] queries; attention output before o */
+    float *k, *v;                      /* [slot_rows, n_kv_heads*head_dim] */
+    float *projected;                  /* [slot_rows, d_model] output of o, of down, of combine */
+    float *router_logits;              /* [slot_rows, n_experts] */
+    float *router_scratch;             /* [slot_rows, n_experts] */
+    float *gate, *up;                  /* [slot_rows, d_dense] of dense layers, or NULL */
+    cox_attention_job *attention_jobs; /* [slot_rows * n_kv_heads] */
+    float *logits;                     /* [COX__HEAD_ROWS, vocab_size] */
+    void *matmul_scratch;
+    cox_sampler *sampler;
+    float *steer_scratch;         /* [n_threads, d_model or n_experts] */
+    unsigned char *route_scratch; /* [n_threads, route_scratch_bytes] */
+    size_t route_scratch_bytes;
+    cox_steer_effect *route_effects; /* [n_threads, COX_PLAN_MAX_INTERVENTIONS] */
+};
+
+enum { COX__HEAD_ROWS = 32 };
+
+/* scheduler.c: fills engine->batch and slots; admits, reserves KV, sends sequences back when blocks run out.
+ */
+void cox__schedule(cox_engine *engine);
+/* Takes a sequence out of the running ones and gives its KV back. */
+void cox__retire(cox_engine *engine, cox__sequence *sequence);
+void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front);
+
+/* attention.c: x += attention(x) of layer l for the slot's rows; their keys and values enter the cache. */
+void cox__attention(cox_engine *engine, int32_t layer, const cox__slot *slot);
+
+/* layer.c: all layers for all slots, micro-batches overlapping. */
+cox_status cox__layers(cox_engine *engine, int32_t n_slots);
+
+/* embed.c: the batch's rows of the residual stream and their rotary tables; logits of up to COX__HEAD_ROWS
+ * rows. */
+void cox__embed(cox_engine *engine);
+void cox__head(cox_engine *engine, const int32_t *rows, int32_t n_rows);
+
+#endif

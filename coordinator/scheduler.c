@@ -1,0 +1,158 @@
+/*
+ * Continuous batching: which rows run in the next step. Every running sequence gets its next row (decode) or
+ * its next chunk (prefill) while the step has room, waiting ones join when their first chunk has KV pages,
+ * and when pages run out the youngest running sequence gives its pages back and waits in front, to be
+ * recomputed (to the same bits). The oldest sequence can always get its pages: submit has checked that it
+ * fits alone.
+ */
+#include <string.h>
+
+#include "coordinator/internal.h"
+
+enum { MIN_SLOT_ROWS = 16 }; /* fewer rows per micro-batch hide nothing */
+
+void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front)
+{
+    sequence->next = NULL;
+    if (in_front) {
+        sequence->next = engine->waiting;
+        engine->waiting = sequence;
+        if (!sequence->next) engine->waiting_end = &sequence->next;
+    } else {
+        *engine->waiting_end = sequence;
+        engine->waiting_end = &sequence->next;
+    }
+    engine->n_waiting++;
+}
+
+static cox__sequence *dequeue(cox_engine *engine)
+{
+    cox__sequence *first = engine->waiting;
+    engine->waiting = first->next;
+    if (!engine->waiting) engine->waiting_end = &engine->waiting;
+    engine->n_waiting--;
+    return first;
+}
+
+void cox__retire(cox_engine *engine, cox__sequence *sequence)
+{
+    int32_t i = 0;
+    while (engine->running[i] != sequence) i++;
+    engine->n_running--;
+    memmove(engine->running + i, engine->running + i + 1,
+            (size_t)(engine->n_running - i) * sizeof *engine->running);
+    cox_kv_release(engine->kv, &sequence->table);
+    sequence->n_scheduled = 0;
+    sequence->n_computed = 0;
+}
+
+/* Rows that a sequence would like now, with `room` rows left in the step. */
+static int32_t wanted_rows(const cox_engine *engine, const cox__sequence *sequence, int32_t room)
+{
+    int32_t n = sequence->n_tokens - sequence->n_computed;
+    if (n > engine->options.prefill_chunk) n = engine->options.prefill_chunk;
+    return n < room ? n : room;
+}
+
+static bool reserve(cox_engine *engine, cox__sequence *sequence, int32_t n_rows)
+{
+    return cox_kv_reserve(engine->kv, &sequence->table, sequence->n_computed + n_rows);
+}
+
+/* Gives sequence i its rows, taking pages from younger ones if need be. Returns the rows. */
+static int32_t schedule_running(cox_engine *engine, int32_t i, int32_t room)
+{
+    cox__sequence *sequence = engine->running[i];
+    int32_t n = wanted_rows(engine, sequence, room);
+    while (n > 0 && !reserve(engine, sequence, n)) {
+        cox__sequence *youngest = engine->running[engine->n_running - 1];
+        if (youngest->n_counted < youngest->n_computed) youngest->n_counted = youngest->n_computed;
+        cox__retire(engine, youngest);
+        cox__enqueue(engine, youngest, true);
+        if (youngest == sequence) return 0;
+    }
+    sequence->n_scheduled = n;
+    return n;
+}
+
+/* Moves the first waiting sequence to the running ones if its first chunk fits; returns its rows or 0. */
+static int32_t admit(cox_engine *engine, int32_t room)
+{
+    cox__sequence *sequence = engine->waiting;
+    /* at least one row must be left to compute; a sequence that wants all logits or routes computes all rows
+     */
+    bool wants_all = sequence->request.wants_logits || sequence->request.wants_routes;
+    int32_t n_most = wants_all ? 0 : sequence->n_tokens - 1;
+    sequence->n_computed =
+        cox_kv_match(engine->kv, &sequence->table, sequence->tokens, sequence->effects, n_most);
+    int32_t n = wanted_rows(engine, sequence, room);
+    if (!reserve(engine, sequence, n)) {
+        cox_kv_release(engine->kv, &sequence->table);
+        sequence->n_computed = 0;
+        return 0;
+    }
+    dequeue(engine);
+    if (sequence->started_s == 0) {
+        sequence->started_s = cox_now_s();
+        sequence->n_cached = sequence->n_computed;
+    }
+    sequence->n_scheduled = n;
+    engine->running[engine->n_running++] = sequence;
+    return n;
+}
+
+static void add_rows(cox_engine *engine, cox__sequence *sequence)
+{
+    cox__batch *batch = &engine->batch;
+    batch->has_steering |= sequence->n_scheduled && sequence->steering;
+    batch->has_traces |= sequence->n_scheduled && sequence->request.wants_routes;
+    for (int32_t i = 0; i < sequence->n_scheduled; i++) {
+        int32_t position = sequence->n_computed + i, row = batch->n_rows++;
+        batch->tokens[row] = sequence->tokens[position];
+        batch->positions[row] = position;
+        batch->sequences[row] = sequence;
+        bool is_last = position == sequence->n_tokens - 1;
+        bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
+        if (is_sampled || (sequence->request.wants_logits && position >= sequence->n_reported)) {
+            batch->logit_rows[batch->n_logit_rows++] = row;
+        }
+    }
+}
+
+static void split_into_slots(cox_engine *engine)
+{
+    int32_t n_rows = engine->batch.n_rows, n_slots = engine->options.n_slots;
+    int32_t n = n_rows / MIN_SLOT_ROWS < n_slots ? n_rows / MIN_SLOT_ROWS : n_slots;
+    int32_t least = (n_rows + engine->slot_rows - 1) / engine->slot_rows;
+    if (n < least) n = least;
+    for (int32_t s = 0; s < COX_MAX_SLOTS; s++) {
+        engine->slots[s].first = s < n ? (int32_t)((int64_t)n_rows * s / n) : n_rows;
+        engine->slots[s].end = s < n ? (int32_t)((int64_t)n_rows * (s + 1) / n) : n_rows;
+    }
+}
+
+void cox__schedule(cox_engine *engine)
+{
+    cox__batch *batch = &engine->batch;
+    batch->n_rows = 0;
+    batch->n_logit_rows = 0;
+    batch->has_steering = batch->has_traces = false;
+    int32_t room = engine->options.max_rows;
+    for (int32_t i = 0; i < engine->n_running; i++) engine->running[i]->n_scheduled = 0;
+    /* decoding sequences first: a long prompt must not delay them */
+    for (int prefill = 0; prefill <= 1; prefill++) {
+        for (int32_t i = 0; i < engine->n_running && room > 0; i++) {
+            const cox__sequence *sequence = engine->running[i];
+            bool is_prefill = sequence->n_tokens - sequence->n_computed > 1;
+            if (is_prefill != (bool)prefill || sequence->n_scheduled) continue;
+            room -= schedule_running(engine, i, room);
+        }
+    }
+    while (engine->n_waiting && room > 0 && engine->n_running < engine->options.max_sequences) {
+        int32_t n = admit(engine, room);
+        if (n == 0) break;
+        room -= n;
+    }
+    for (int32_t i = 0; i < engine->n_running; i++) add_rows(engine, engine->running[i]);
+    split_into_slots(engine);
+}

@@ -1,0 +1,200 @@
+/*
+ * Application of plans to rows on the coordinator: vector operations at the d_model-wide sites, edits of the
+ * router's choice, tags for the experts' hosts, and the weightings at expert_out that are terms of the
+ * combine.
+ */
+#include "coordinator/steer.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "coordinator/internal.h"
+
+static const cox__sequence *sequence_of(const cox_engine *engine, int32_t row)
+{
+    return engine->batch.sequences[row];
+}
+
+static float *thread_scratch(const cox_engine *engine)
+{
+    size_t width =
+        (size_t)(engine->model->d_model > engine->model->router.n_experts ? engine->model->d_model
+                                                                          : engine->model->router.n_experts);
+    return engine->steer_scratch + (size_t)omp_get_thread_num() * width;
+}
+
+static int64_t fixed_point(float norm)
+{
+    double most = 1099511627776.0; /* 2^40 */
+    double x = (double)norm < most ? (double)norm : most;
+    return (int64_t)llrint((x > 0 ? x : 0) * 1048576.0);
+}
+
+/* A row that is computed again, because its KV was given up, has been counted before. */
+static void count(const cox_engine *engine, int32_t row, int32_t intervention, int32_t layer, int32_t expert,
+                  float there, float added)
+{
+    const cox__sequence *s = sequence_of(engine, row);
+    const cox__steering *steering = s->steering;
+    const cox_intervention *v = &steering->plan->interventions[intervention];
+    int32_t position = engine->batch.positions[row];
+    if (position < s->n_counted) return;
+    int32_t n_experts = engine->model->router.n_experts, n_of_layer = 1, place = 0;
+    if (v->site == COX_SITE_EXPERT_OUT) {
+        const int32_t *experts = steering->expert_place + (size_t)intervention * (size_t)n_experts;
+        n_of_layer = experts[n_experts - 1] + v->experts[n_experts - 1];
+        place = experts[expert];
+    }
+    int32_t l = steering->layer_place[(size_t)intervention * (size_t)engine->model->n_layers + (size_t)layer];
+    cox__hits *hits = &s->hits[steering->hits_offsets[intervention] + l * n_of_layer + place];
+    if (position < s->request.n_prompt) {
+        hits->n_prompt++;
+    } else {
+        hits->n_generated++;
+    }
+    hits->there += fixed_point(there);
+    hits->added += fixed_point(added);
+}
+
+static bool in_scope(const cox_engine *engine, const cox_intervention *v, int32_t row)
+{
+    return cox_positions_contain(&v->positions, engine->batch.positions[row],
+                                 sequence_of(engine, row)->request.n_prompt);
+}
+
+void cox__steer_row(cox_engine *engine, cox_site site, int32_t layer, int32_t row, float *h)
+{
+    const cox__steering *steering = sequence_of(engine, row)->steering;
+    if (!steering) return;
+    int32_t n;
+    const int32_t *list = cox_plan_at(steering->plan, layer, site, &n);
+    for (int32_t i = 0; i < n; i++) {
+        const cox_intervention *v = &steering->plan->interventions[list[i]];
+        if (!in_scope(engine, v, row)) continue;
+        cox_steer_effect effect;
+        cox_intervention_apply(v, engine->kernels, h, thread_scratch(engine), &effect);
+        if (effect.was_applied) count(engine, row, list[i], layer, -1, effect.norm_there, effect.norm_added);
+    }
+}
+
+void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
+                size_t stride)
+{
+    if (!engine->batch.has_steering) return;
+    int32_t n_rows = slot->end - slot->first;
+#pragma omp parallel for schedule(static) if (n_rows >= 8)
+    for (int32_t i = 0; i < n_rows; i++) {
+        cox__steer_row(engine, site, layer, slot->first + i, rows + (size_t)i * stride);
+    }
+}
+
+bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t i, float *logits,
+                      cox_route *routes)
+{
+    int32_t row = slot->first + i, n, n_experts = engine->model->router.n_experts;
+    const cox__steering *steering = sequence_of(engine, row)->steering;
+    if (!steering) return false;
+    const cox_kernels *kernels = cox_kernels_exact(engine->kernels);
+    if (steering->has_soft[layer]) {
+        float *p = slot->probabilities + (size_t)i * (size_t)n_experts;
+        memcpy(p, logits, (size_t)n_experts * sizeof *p);
+        cox_softmax(kernels, p, n_experts);
+    }
+    const int32_t *list = cox_plan_at(steering->plan, layer, COX_SITE_ROUTER_LOGITS, &n);
+    if (n == 0) return false;
+    const cox_row_place place = {layer, engine->batch.positions[row],
+                                 sequence_of(engine, row)->request.n_prompt};
+    size_t thread = (size_t)omp_get_thread_num();
+    cox_steer_effect *effects = engine->route_effects + thread * COX_PLAN_MAX_INTERVENTIONS;
+    void *scratch = engine->route_scratch + thread * engine->route_scratch_bytes;
+    cox_route_edit_apply(kernels, &engine->model->router, NULL, steering->plan, list, n, &place, logits,
+                         scratch, routes, effects);
+    for (int32_t k = 0; k < n; k++) {
+        if (effects[k].was_applied)
+            count(engine, row, list[k], layer, -1, effects[k].norm_there, effects[k].norm_added);
+    }
+    return true;
+}
+
+void cox__steer_tag(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t i, float *tail)
+{
+    int32_t row = slot->first + i, n, top_k = engine->model->router.top_k;
+    const cox__sequence *s = sequence_of(engine, row);
+    cox_row_tag tag = {0};
+    slot->is_tagged[i] = 0;
+    if (s->steering && s->steering->has_routed[layer]) {
+        const cox_plan *plan = s->steering->plan;
+        const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
+        for (int32_t k = 0; k < n && !slot->is_tagged[i]; k++) {
+            const cox_intervention *v = &plan->interventions[list[k]];
+            if (v->weighting != COX_WEIGHTING_ROUTED || !in_scope(engine, v, row)) continue;
+            for (int32_t j = 0; j < top_k; j++)
+                slot->is_tagged[i] |= v->experts[slot->experts[i * top_k + j].value];
+        }
+    }
+    if (slot->is_tagged[i]) {
+        tag = (cox_row_tag){.plan = s->steering->id,
+                            .position = engine->batch.positions[row],
+                            .n_prompt = s->request.n_prompt};
+    }
+    memcpy(tail, &tag, sizeof tag);
+}
+
+/* One reply's tag: effect k belongs to the k-th routed intervention on this expert, in plan order. */
+static void collect_reply(cox_engine *engine, int32_t layer, int32_t row, int32_t expert, const float *tail)
+{
+    const cox_plan *plan = sequence_of(engine, row)->steering->plan;
+    cox_reply_tag done;
+    memcpy(&done, tail, sizeof done);
+    int32_t n, stacked = 0;
+    const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
+    for (int32_t i = 0; i < n && stacked < COX_PLAN_MAX_STACK; i++) {
+        const cox_intervention *v = &plan->interventions[list[i]];
+        if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
+        int32_t k = stacked++;
+        if (done.effects[k].there < 0) continue;
+        count(engine, row, list[i], layer, expert, done.effects[k].there, done.effects[k].added);
+    }
+}
+
+void cox__steer_collect(cox_engine *engine, int32_t layer, const cox__slot *slot, int32_t i,
+                        const float *replies)
+{
+    if (!slot->is_tagged[i]) return;
+    int32_t top_k = engine->model->router.top_k;
+    for (int32_t j = 0; j < top_k; j++) {
+        size_t reply = (size_t)slot->plan->reply_index[i * top_k + j];
+        collect_reply(engine, layer, slot->first + i, slot->experts[i * top_k + j].value,
+                      replies + reply * engine->row_width + engine->model->d_model);
+    }
+}
+
+bool cox__steer_has_terms(const cox_engine *engine, int32_t layer, int32_t row)
+{
+    const cox__steering *steering = sequence_of(engine, row)->steering;
+    return steering && steering->has_terms[layer];
+}
+
+void cox__steer_terms(cox_engine *engine, int32_t layer, const cox__slot *slot, int32_t i, int32_t from,
+                      int32_t to, bool is_routed, float *sum)
+{
+    int32_t row = slot->first + i, n, d_model = engine->model->d_model;
+    const cox_plan *plan = sequence_of(engine, row)->steering->plan;
+    const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
+    for (int32_t e = from; e < to; e++) {
+        for (int32_t k = 0; k < n; k++) {
+            const cox_intervention *v = &plan->interventions[list[k]];
+            if (v->weighting == COX_WEIGHTING_ROUTED || !v->experts[e] || !in_scope(engine, v, row)) continue;
+            if (v->weighting == COX_WEIGHTING_POST_GATE && !is_routed) continue;
+            float factor = v->strength;
+            if (v->weighting == COX_WEIGHTING_SOFT) {
+                factor *=
+                    slot->probabilities[(size_t)i * (size_t)engine->model->router.n_experts + (size_t)e];
+            }
+            float there = sqrtf(cox_dot(engine->kernels, sum, sum, d_model));
+            cox_axpy(engine->kernels, sum, factor, v->vector, d_model);
+            count(engine, row, list[k], layer, e, there, fabsf(factor) * v->vector_norm);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+/*
+ * Steering in the coordinator's forward pass. A plan in use is kept once for all sequences that ask for the
+ * same; its routed expert interventions are sent to the hosts that apply them. Rows of sequences without a
+ * plan cost one look at a pointer. docs/steering.md says what each site and weighting means.
+ */
+#ifndef COX_COORDINATOR_STEER_H
+#define COX_COORDINATOR_STEER_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+#include "coordinator/engine.h"
+#include "coordinator/router.h"
+#include "steering/row_tag.h"
+
+/* Sums over the rows that one intervention touched at one place. Norms in units of 2^-20, so that sums do not
+ * depend on the order in which threads add. */
+typedef struct cox__hits {
+    _Atomic int32_t n_prompt, n_generated;
+    _Atomic int64_t there, added;
+} cox__hits;
+
+/* A plan in use by sequences of this engine. */
+typedef struct cox__steering {
+    struct cox__steering *next;
+    cox_plan *plan;
+    int32_t id, n_users;
+    int32_t *hits_offsets; /* [plan->n+1]: places of each intervention in a sequence's hits */
+    int32_t *layer_place;  /* [plan->n, n_layers]: number of its layers below */
+    int32_t *expert_place; /* [plan->n, n_experts]: the same of its experts; of those at expert_out */
+    uint8_t *has_routed, *has_terms, *has_soft; /* [n_layers] */
+    uint64_t *kv_hashes;                        /* [plan->n]: what the KV cache can depend on; 0: nothing */
+    uint8_t *is_sent;                           /* [cluster size]: ranks that hold it */
+} cox__steering;
+
+struct cox__sequence;
+struct cox__slot;
+
+/* Takes `plan` over when it succeeds: finds an equal one in use or starts using this one (sending it).
+ * Errors: NO_MEMORY, INVALID (made for a model of other dimensions). */
+cox_status cox__steering_use(cox_engine *engine, cox_plan *plan, cox__steering **steering);
+/* One user less; the last one frees it, here and on the hosts. */
+void cox__steering_release(cox_engine *engine, cox__steering *steering);
+
+/* Places at which a sequence's hits are counted. */
+int32_t cox__steering_n_hits(const cox__steering *steering);
+/* [out] report: [cox__steering_n_hits]; returns the number of entries that were touched. */
+int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hits, cox_steer_hits *report);
+
+/* For the prefix cache: [out] effects [n_pages], what of the plan has taken effect on the KV up to the end of
+ * each page; 0: nothing, the page is a clean one. */
+void cox__steering_effects(const cox__steering *steering, int32_t n_prompt, int32_t n_pages,
+                           uint64_t *effects);
+
+/* Vector operations at a site of the d_model-wide rows of a slot: row i of the slot at rows + i * stride. */
+void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const struct cox__slot *slot, float *rows,
+                size_t stride);
+
+/* The same for one row of the batch. */
+void cox__steer_row(cox_engine *engine, cox_site site, int32_t layer, int32_t row, float *h);
+
+/* Before top-k: keeps the unsteered probabilities where a soft term will want them, and chooses under the
+ * row's router_logits interventions. False: there are none; logits are untouched and the family's rule
+ * applies. */
+bool cox__steer_route(cox_engine *engine, int32_t layer, struct cox__slot *slot, int32_t i, float *logits,
+                      cox_route *routes);
+
+/* Fills the tail of a row that goes to the experts. */
+void cox__steer_tag(cox_engine *engine, int32_t layer, struct cox__slot *slot, int32_t i, float *tail);
+/* Counts what hosts report in the tails of the row's replies. reply(j): of choice j. */
+void cox__steer_collect(cox_engine *engine, int32_t layer, const struct cox__slot *slot, int32_t i,
+                        const float *replies);
+
+/* Terms of the combine for experts from <= e < to: those that every row gets (is_routed false) or also those
+ * of a routed expert. sum [d_model]. */
+void cox__steer_terms(cox_engine *engine, int32_t layer, const struct cox__slot *slot, int32_t i,
+                      int32_t from, int32_t to, bool is_routed, float *sum);
+bool cox__steer_has_terms(const cox_engine *engine, int32_t layer, int32_t row);
+
+#endif

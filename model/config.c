@@ -1,0 +1,117 @@
+/* Typed access to config files; see config.h. */
+#include "model/config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+
+bool cox__config_is_null(const cox__config *config, const char *key)
+{
+    return json_is_null(json_object_get(config->object, key));
+}
+
+bool cox__config_has(const cox__config *config, const char *key)
+{
+    const json_t *value = json_object_get(config->object, key);
+    return value && !json_is_null(value);
+}
+
+cox_status cox__config_int(const cox__config *config, const char *key, int32_t low, int32_t high,
+                           int32_t *out)
+{
+    int64_t wide = *out;
+    cox_status status = cox_json_int(config->object, config->where, key, false, low, high, &wide);
+    if (status == COX_OK) *out = (int32_t)wide;
+    return status;
+}
+
+cox_status cox__config_number(const cox__config *config, const char *key, double low, double high,
+                              double *out)
+{
+    double value = 0;
+    if (!cox__config_has(config, key)) return COX_OK;
+    cox_status status = cox_json_number(config->object, config->where, key, false, &value);
+    if (status != COX_OK) return status;
+    if (!(value >= low && value <= high)) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" is %g, outside %g to %g", config->where, key, value,
+                        low, high);
+    }
+    *out = value;
+    return COX_OK;
+}
+
+cox_status cox__config_bool(const cox__config *config, const char *key, bool *out)
+{
+    return cox_json_bool(config->object, config->where, key, false, out);
+}
+
+cox_status cox__config_string(const cox__config *config, const char *key, const char **out)
+{
+    return cox_json_string(config->object, config->where, key, false, out);
+}
+
+cox_status cox__config_int_either(const cox__config *config, const char *key, const char *alias, int32_t low,
+                                  int32_t high, int32_t *out)
+{
+    int32_t first = *out;
+    cox_status status = cox__config_int(config, key, low, high, &first);
+    if (status != COX_OK) return status;
+    int32_t second = first;
+    if (alias) status = cox__config_int(config, alias, low, high, &second);
+    if (status != COX_OK) return status;
+    if (cox__config_has(config, key) && first != second) {
+        return cox_fail(COX_BAD_FILE,
+                        "%s: keys \"%s\" (%d) and \"%s\" (%d) mean the same but differ; correct one",
+                        config->where, key, (int)first, alias, (int)second);
+    }
+    *out = second;
+    return COX_OK;
+}
+
+cox_status cox__config_array(const cox__config *config, const char *key, const json_t **out)
+{
+    *out = NULL;
+    if (!cox__config_has(config, key)) return COX_OK;
+    const json_t *value = json_object_get(config->object, key);
+    if (!json_is_array(value))
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be a list", config->where, key);
+    *out = value;
+    return COX_OK;
+}
+
+cox_status cox__config_object(const cox__config *config, const char *key, cox_arena *arena, cox__config *out)
+{
+    *out = (cox__config){.where = config->where};
+    if (!cox__config_has(config, key)) return COX_OK;
+    const json_t *value = json_object_get(config->object, key);
+    if (!json_is_object(value))
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be an object", config->where, key);
+    size_t n = strlen(config->where) + strlen(key) + 3;
+    char *where = cox_arena_alloc(arena, n);
+    if (!where) return COX_NO_MEMORY;
+    snprintf(where, n, "%s: %s", config->where, key);
+    *out = (cox__config){.object = value, .where = where};
+    return COX_OK;
+}
+
+cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *ids, int32_t max, int32_t *n)
+{
+    if (!cox__config_has(config, key)) return COX_OK;
+    const json_t *value = json_object_get(config->object, key);
+    size_t count = json_is_array(value) ? json_array_size(value) : 1;
+    if (count > (size_t)max) {
+        return cox_fail(COX_UNSUPPORTED, "%s: key \"%s\" has %zu ids, more than the %d that are built",
+                        config->where, key, count, (int)max);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX) {
+            return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be a token id or a list of them",
+                            config->where, key);
+        }
+        ids[i] = (int32_t)json_integer_value(id);
+    }
+    *n = (int32_t)count;
+    return COX_OK;
+}

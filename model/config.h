@@ -1,0 +1,52 @@
+/*
+ * Access to config.json and the objects within it: typed keys with bounds, aliases, and the difference
+ * between an absent key (the family's default holds) and null (transformers' None). What the keys mean
+ * is said in model.c and family_*.c.
+ */
+#ifndef COX_MODEL_CONFIG_H
+#define COX_MODEL_CONFIG_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/status.h"
+
+/* An object of a config file, borrowed, and its name in messages ("dir/config.json"). */
+typedef struct cox__config {
+    const json_t *object;
+    const char *where;
+} cox__config;
+
+/* Present, and null or not null. */
+bool cox__config_is_null(const cox__config *config, const char *key);
+bool cox__config_has(const cox__config *config, const char *key);
+
+/*
+ * [out] *out is left as it is when the key is absent or null. Errors: BAD_FILE (wrong type, or outside
+ * [low, high]).
+ */
+cox_status cox__config_int(const cox__config *config, const char *key, int32_t low, int32_t high,
+                           int32_t *out);
+cox_status cox__config_number(const cox__config *config, const char *key, double low, double high,
+                              double *out);
+cox_status cox__config_bool(const cox__config *config, const char *key, bool *out);
+cox_status cox__config_string(const cox__config *config, const char *key, const char **out);
+
+/* As cox__config_int for a key of two spellings; both with different values are refused. */
+cox_status cox__config_int_either(const cox__config *config, const char *key, const char *alias, int32_t low,
+                                  int32_t high, int32_t *out);
+
+/* An array, or NULL when absent or null. Errors: BAD_FILE. */
+cox_status cox__config_array(const cox__config *config, const char *key, const json_t **out);
+
+/* The object at `key` as a config of its own, named "where: key" (text in `arena`); out->object is NULL
+ * when the key is absent or null. Errors: BAD_FILE, NO_MEMORY. */
+cox_status cox__config_object(const cox__config *config, const char *key, cox_arena *arena, cox__config *out);
+
+/* A whole number or a list of them, none negative; at most `max` are kept. [out] *n; left as it is when the
+ * key is absent or null. Errors: BAD_FILE, UNSUPPORTED (more than max). */
+cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *ids, int32_t max, int32_t *n);
+
+#endif

@@ -1,0 +1,223 @@
+/*
+ * config.json to dimensions: what all families share, in the order in which a reader of config.json
+ * would ask. Bounds are generous but keep every later product within 64 (and widths within 32) bits.
+ */
+#include "model/configure.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "model/family.h"
+
+enum { MAX_WIDTH = 1 << 24, MAX_POSITIONS = 1 << 24 };
+
+/*
+ * Features that change the result and that no family here has. transformers ignores these keys for our
+ * families, but a config that carries them was made for other code. 0, false and null mean "off", and so
+ * does `neutral`.
+ */
+static const struct {
+    const char *key;
+    double neutral;
+} refused_keys[] = {
+    {"n_shared_experts", 0},
+    {"num_shared_experts", 0},
+    {"shared_expert_intermediate_size", 0},
+    {"n_group", 1},
+    {"routed_scaling_factor", 1},
+    {"kv_lora_rank", 0},
+    {"attn_logit_softcapping", 0},
+    {"final_logit_softcapping", 0},
+    {"router_logit_softcapping", 0},
+    {"embedding_multiplier", 1},
+    {"residual_multiplier", 1},
+    {"attention_multiplier", 0},
+    {"logits_scaling", 1},
+    {"logit_scale", 1},
+    {"partial_rotary_factor", 1},
+    {"attention_chunk_size", 0},
+    {"mlp_bias", 0},
+    {"alibi", 0},
+};
+
+static cox_status refuse_features(const cox__config *config)
+{
+    for (size_t i = 0; i < sizeof refused_keys / sizeof *refused_keys; i++) {
+        const json_t *value = json_object_get(config->object, refused_keys[i].key);
+        if (!value || json_is_null(value) || json_is_false(value)) continue;
+        double number = json_number_value(value);
+        if (json_is_number(value) && (number == 0 || number == refused_keys[i].neutral)) continue;
+        return cox_fail(COX_UNSUPPORTED,
+                        "%s: key \"%s\" asks for a feature that this model_type does not have here",
+                        config->where, refused_keys[i].key);
+    }
+    const char *activation = "silu";
+    cox_status status = cox__config_string(config, "hidden_act", &activation);
+    if (status == COX_OK && strcmp(activation, "silu") != 0) {
+        status = cox_fail(COX_UNSUPPORTED, "%s: hidden_act \"%.100s\" is not built; only silu is",
+                          config->where, activation);
+    }
+    return status;
+}
+
+static cox_status read_quantization(const cox__config *config, const cox_family *family, cox_arena *arena,
+                                    bool *is_mxfp4)
+{
+    cox__config quantization;
+    cox_status status = cox__config_object(config, "quantization_config", arena, &quantization);
+    if (status != COX_OK || !quantization.object) return status;
+    const char *method = "(none)";
+    status = cox__config_string(&quantization, "quant_method", &method);
+    if (status != COX_OK) return status;
+    *is_mxfp4 = strcmp(method, "mxfp4") == 0 && family->reads_mxfp4;
+    if (*is_mxfp4) return COX_OK;
+    return cox_fail(
+        COX_UNSUPPORTED,
+        "%s: quant_method \"%.100s\" is not built for model_type %s; use a checkpoint in f32, f16 or bf16%s",
+        quantization.where, method, family->model_type, family->reads_mxfp4 ? ", or mxfp4" : "");
+}
+
+static cox_status read_attention(const cox__config *config, const cox__defaults *defaults, cox_model *m)
+{
+    m->n_heads = defaults->n_heads;
+    cox_status status = cox__config_int(config, "num_attention_heads", 1, 1 << 16, &m->n_heads);
+    if (status != COX_OK) return status;
+    bool is_null = cox__config_is_null(config, "num_key_value_heads");
+    m->n_kv_heads = is_null || defaults->n_kv_heads == 0 ? m->n_heads : defaults->n_kv_heads;
+    status = cox__config_int(config, "num_key_value_heads", 1, 1 << 16, &m->n_kv_heads);
+    if (status != COX_OK) return status;
+    if (m->n_heads % m->n_kv_heads != 0) {
+        return cox_fail(COX_BAD_FILE, "%s: num_attention_heads %d is no multiple of num_key_value_heads %d",
+                        config->where, (int)m->n_heads, (int)m->n_kv_heads);
+    }
+    bool is_given = cox__config_has(config, "head_dim");
+    is_null = cox__config_is_null(config, "head_dim");
+    m->head_dim = is_null || defaults->head_dim == 0 ? m->d_model / m->n_heads : defaults->head_dim;
+    if (is_given) status = cox__config_int(config, "head_dim", 1, 1 << 14, &m->head_dim);
+    if (status != COX_OK) return status;
+    if (m->head_dim < 2 || m->head_dim % 2 != 0 || m->head_dim > 1 << 14) {
+        return cox_fail(COX_BAD_FILE, "%s: head_dim is %d, but must be even (hidden_size %d over %d heads?)",
+                        config->where, (int)m->head_dim, (int)m->d_model, (int)m->n_heads);
+    }
+    m->attention_scale = (float)(1.0 / sqrt((double)m->head_dim));
+    m->has_attention_bias = defaults->has_attention_bias;
+    if (m->family->reads_attention_bias) {
+        status = cox__config_bool(config, "attention_bias", &m->has_attention_bias);
+    }
+    return status;
+}
+
+static cox_status read_experts(const cox__config *config, const cox__defaults *defaults, cox_model *m)
+{
+    m->router.n_experts = defaults->n_experts;
+    m->router.top_k = defaults->top_k;
+    m->d_expert = defaults->d_expert;
+    cox_status status =
+        cox__config_int_either(config, "num_experts", "num_local_experts", 1, 1 << 16, &m->router.n_experts);
+    if (status == COX_OK)
+        status = cox__config_int(config, "num_experts_per_tok", 1, 1 << 16, &m->router.top_k);
+    if (status == COX_OK)
+        status = cox__config_int(config, m->family->d_expert_key, 1, MAX_WIDTH, &m->d_expert);
+    if (status == COX_OK && m->router.top_k > m->router.n_experts) {
+        status = cox_fail(COX_BAD_FILE, "%s: num_experts_per_tok %d is more than the %d experts",
+                          config->where, (int)m->router.top_k, (int)m->router.n_experts);
+    }
+    return status;
+}
+
+static cox_status read_dims(const cox__config *config, cox_model *m, cox__config_flags *flags)
+{
+    const cox__defaults *defaults = &m->family->defaults;
+    double eps = defaults->rms_eps;
+    m->n_layers = defaults->n_layers;
+    m->d_model = defaults->d_model;
+    m->vocab_size = defaults->vocab_size;
+    m->max_positions = defaults->max_positions;
+    cox_status status = cox__config_int(config, "num_hidden_layers", 1, 4096, &m->n_layers);
+    if (status == COX_OK) status = cox__config_int(config, "hidden_size", 1, 1 << 20, &m->d_model);
+    if (status == COX_OK) status = cox__config_int(config, "vocab_size", 1, MAX_WIDTH, &m->vocab_size);
+    if (status == COX_OK) {
+        status = cox__config_int(config, "max_position_embeddings", 1, MAX_POSITIONS, &m->max_positions);
+    }
+    if (status == COX_OK) status = cox__config_number(config, "rms_norm_eps", 0, 1, &eps);
+    m->rms_eps = (float)eps;
+    if (status == COX_OK) status = cox__config_bool(config, "tie_word_embeddings", &flags->is_tied);
+    if (status == COX_OK) status = read_attention(config, defaults, m);
+    if (status == COX_OK) status = read_experts(config, defaults, m);
+    return status;
+}
+
+static cox_status read_rope(const cox__config *config, cox_model *m)
+{
+    cox__rope_params params;
+    cox_status status =
+        cox__rope_read(config, &m->family->defaults.rope, m->max_positions, m->arena, &params);
+    if (status != COX_OK) return status;
+    float *inv_freq = cox_arena_array(m->arena, (size_t)m->head_dim / 2, sizeof *inv_freq);
+    if (!inv_freq) return COX_NO_MEMORY;
+    cox__rope_table(&params, m->head_dim, inv_freq, &m->rope.attention_factor);
+    m->rope.n_rot = m->head_dim;
+    m->rope.inv_freq = inv_freq;
+    return COX_OK;
+}
+
+/* [out] the ids of `key`, or of the default where the key is absent (null: none). */
+static cox_status read_ids(const cox__config *config, const char *key, int32_t missing, int32_t *ids,
+                           int32_t max, int32_t *n)
+{
+    *n = 0;
+    if (missing >= 0 && !cox__config_is_null(config, key)) {
+        ids[0] = missing;
+        *n = 1;
+    }
+    return cox__config_ids(config, key, ids, max, n);
+}
+
+enum { MAX_EOS = sizeof((cox_model *)0)->eos_ids / sizeof(int32_t) };
+
+static cox_status read_special_tokens(const cox__config *config, cox_model *m)
+{
+    const cox__defaults *defaults = &m->family->defaults;
+    int32_t bos[1], n_bos;
+    cox_status status = read_ids(config, "bos_token_id", defaults->bos_id, bos, 1, &n_bos);
+    m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
+    if (status == COX_OK)
+        status = read_ids(config, "eos_token_id", defaults->eos_id, m->eos_ids, MAX_EOS, &m->n_eos);
+    return status;
+}
+
+cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags)
+{
+    *flags = (cox__config_flags){0};
+    cox_status status = cox__family_find(config, &model->family);
+    if (status != COX_OK) return status;
+    model->family_name = model->family->model_type;
+    status = refuse_features(config);
+    if (status == COX_OK) status = read_quantization(config, model->family, model->arena, &flags->is_mxfp4);
+    if (status == COX_OK) status = read_dims(config, model, flags);
+    if (status != COX_OK) return status;
+
+    cox_layer_spec *layers = cox_arena_array(model->arena, (size_t)model->n_layers, sizeof *layers);
+    if (!layers) return COX_NO_MEMORY;
+    for (int32_t i = 0; i < model->n_layers; i++) layers[i] = (cox_layer_spec){.is_moe = true};
+    model->layers = layers;
+    status = model->family->configure(config, model, layers);
+    if (status == COX_OK) status = read_rope(config, model);
+    return status == COX_OK ? read_special_tokens(config, model) : status;
+}
+
+cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model)
+{
+    int32_t bos[1] = {model->bos_id}, n_bos = 0;
+    cox_status status = cox__config_ids(generation, "bos_token_id", bos, 1, &n_bos);
+    if (status == COX_OK)
+        status = cox__config_ids(generation, "eos_token_id", model->eos_ids, MAX_EOS, &model->n_eos);
+    if (status != COX_OK) return status;
+    model->bos_id = bos[0] < model->vocab_size ? bos[0] : -1;
+    int32_t n = 0;
+    for (int32_t i = 0; i < model->n_eos; i++) {
+        if (model->eos_ids[i] < model->vocab_size) model->eos_ids[n++] = model->eos_ids[i];
+    }
+    model->n_eos = n;
+    return COX_OK;
+}

@@ -1,0 +1,177 @@
+/* Records and their OpenAI shapes. */
+#include "proto/record.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void out_of_memory(void)
+{
+    cox_fail(COX_NO_MEMORY, "out of memory for a record");
+}
+
+cox_record *cox_record_create(const cox_request *request)
+{
+    cox_record *record = malloc(sizeof *record);
+    if (!record) {
+        out_of_memory();
+        return NULL;
+    }
+    cox__record__init(record);
+    record->id = request->id;
+    record->is_chat = request->is_chat;
+    record->status_code = 200;
+    if (cox_request_set(&record->custom_id, request->custom_id) != COX_OK ||
+        cox_request_set(&record->model, request->model) != COX_OK) {
+        cox_record_destroy(record);
+        return NULL;
+    }
+    return record;
+}
+
+void cox_record_destroy(cox_record *record)
+{
+    if (record) cox__record__free_unpacked(record, NULL);
+}
+
+cox_status cox_record_set_error(cox_record *record, cox_status status, const char *message)
+{
+    record->status = status;
+    record->status_code = cox_request_http_status(status);
+    const char *code = status == COX_TOO_LONG       ? "context_length_exceeded"
+                       : status == COX_UNSUPPORTED  ? "unsupported"
+                       : record->status_code == 400 ? "invalid_request"
+                                                    : "server_error";
+    cox_status copied = cox_request_set(&record->error_code, code);
+    return copied != COX_OK ? copied : cox_request_set(&record->error_message, message);
+}
+
+/* A token's text as JSON; bytes that are no UTF-8 become U+FFFD. */
+static json_t *token_text(const Cox__TokenChoice *choice)
+{
+    json_t *text = json_stringn((const char *)choice->token.data, choice->token.len);
+    return text ? text : json_string("\xef\xbf\xbd");
+}
+
+/* The bytes of a token's text; null when it is not a whole UTF-8 string by itself. */
+static json_t *token_bytes(const Cox__TokenChoice *choice)
+{
+    for (size_t i = 0; i + 2 < choice->token.len; i++) {
+        if (memcmp(choice->token.data + i, "\xef\xbf\xbd", 3) == 0) return json_null();
+    }
+    json_t *bytes = json_array();
+    for (size_t i = 0; i < choice->token.len; i++)
+        json_array_append_new(bytes, json_integer(choice->token.data[i]));
+    return bytes;
+}
+
+static json_t *choice_json(const Cox__TokenChoice *choice)
+{
+    return json_pack("{s:o, s:f, s:o}", "token", token_text(choice), "logprob", (double)choice->logprob,
+                     "bytes", token_bytes(choice));
+}
+
+json_t *cox_record_logprobs_json(const cox_record *record)
+{
+    json_t *content = json_array();
+    for (size_t i = 0; i < record->n_logprobs; i++) {
+        const Cox__TokenLogprob *entry = record->logprobs[i];
+        json_t *item = choice_json(entry->token);
+        json_t *top = json_array();
+        for (size_t j = 0; j < entry->n_top; j++) json_array_append_new(top, choice_json(entry->top[j]));
+        json_object_set_new(item, "top_logprobs", top);
+        json_array_append_new(content, item);
+    }
+    json_t *logprobs = json_pack("{s:o}", "content", content);
+    if (!logprobs) out_of_memory();
+    return logprobs;
+}
+
+static size_t n_code_points(const Cox__TokenChoice *choice)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < choice->token.len; i++) n += (choice->token.data[i] & 0xc0) != 0x80;
+    return n;
+}
+
+/* Completions: parallel lists of tokens, their log probabilities, alternatives and offsets in the text. */
+static json_t *completion_logprobs(const cox_record *record)
+{
+    json_t *tokens = json_array(), *values = json_array(), *tops = json_array(), *offsets = json_array();
+    size_t offset = 0;
+    for (size_t i = 0; i < record->n_logprobs; i++) {
+        const Cox__TokenLogprob *entry = record->logprobs[i];
+        json_array_append_new(tokens, token_text(entry->token));
+        json_array_append_new(values, json_real((double)entry->token->logprob));
+        json_array_append_new(offsets, json_integer((json_int_t)offset));
+        json_t *top = json_object();
+        for (size_t j = 0; j < entry->n_top; j++) {
+            json_t *text = token_text(entry->top[j]);
+            /* Two tokens can have one text; the more likely one, which comes first, keeps the key. */
+            if (!json_object_get(top, json_string_value(text))) {
+                json_object_set_new(top, json_string_value(text), json_real((double)entry->top[j]->logprob));
+            }
+            json_decref(text);
+        }
+        json_array_append_new(tops, top);
+        offset += n_code_points(entry->token);
+    }
+    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values, "top_logprobs", tops,
+                     "text_offset", offsets);
+}
+
+json_t *cox_record_usage_json(const cox_record *record)
+{
+    return json_pack("{s:i, s:i, s:i, s:{s:i}}", "prompt_tokens", record->n_prompt, "completion_tokens",
+                     record->n_generated, "total_tokens", record->n_prompt + record->n_generated,
+                     "prompt_tokens_details", "cached_tokens", record->n_cached);
+}
+
+static json_t *answer_body(const cox_record *record, int64_t created_s, const char *model)
+{
+    char id[64];
+    snprintf(id, sizeof id, "%s-%" PRIu64, record->is_chat ? "chatcmpl" : "cmpl", record->id);
+    json_t *choice = json_pack("{s:i, s:s}", "index", 0, "finish_reason", record->finish_reason);
+    if (record->is_chat) {
+        json_object_set_new(choice, "message",
+                            json_pack("{s:s, s:s}", "role", "assistant", "content", record->text));
+    } else {
+        json_object_set_new(choice, "text", json_string(record->text));
+    }
+    json_t *logprobs = !record->has_logprobs ? json_null()
+                       : record->is_chat     ? cox_record_logprobs_json(record)
+                                             : completion_logprobs(record);
+    json_object_set_new(choice, "logprobs", logprobs);
+    json_t *body =
+        json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o}", "id", id, "object",
+                  record->is_chat ? "chat.completion" : "text_completion", "created", (json_int_t)created_s,
+                  "model", model, "choices", choice, "usage", cox_record_usage_json(record));
+    if (*record->digest) {
+        json_object_set_new(body, "coxswain", json_pack("{s:s}", "logits_digest", record->digest));
+    }
+    return body;
+}
+
+json_t *cox_record_to_batch_line(const cox_record *record, int64_t created_s, const char *default_model)
+{
+    char id[64], request_id[64];
+    snprintf(id, sizeof id, "batch_req_%" PRIu64, record->id);
+    snprintf(request_id, sizeof request_id, "req_%" PRIu64, record->id);
+    const char *model = *record->model ? record->model : default_model;
+    json_t *body = NULL, *error = json_null();
+    if (record->status_code == 200) {
+        body = answer_body(record, created_s, model);
+    } else {
+        const char *type = record->status_code == 400 ? "invalid_request_error" : "server_error";
+        body = json_pack("{s:{s:s, s:s, s:n, s:s}}", "error", "message", record->error_message, "type", type,
+                         "param", "code", record->error_code);
+        error = json_pack("{s:s, s:s}", "code", record->error_code, "message", record->error_message);
+    }
+    json_t *custom_id = *record->custom_id ? json_string(record->custom_id) : json_null();
+    json_t *line =
+        json_pack("{s:s, s:o, s:{s:i, s:s, s:o}, s:o}", "id", id, "custom_id", custom_id, "response",
+                  "status_code", record->status_code, "request_id", request_id, "body", body, "error", error);
+    if (!line) out_of_memory();
+    return line;
+}

@@ -1,0 +1,460 @@
+/*
+ * OpenAI bodies to requests. One table names every field of both bodies that we know, and what becomes
+ * of it: read, ignored because it cannot change the answer, or accepted only with the value that means
+ * "off". All others are refused.
+ */
+#include "proto/request.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+
+static cox_status out_of_memory(void)
+{
+    return cox_fail(COX_NO_MEMORY, "out of memory for a request");
+}
+
+cox_request *cox_request_create(void)
+{
+    cox_request *request = malloc(sizeof *request);
+    Cox__SamplingFields *sampling = malloc(sizeof *sampling);
+    if (!request || !sampling) {
+        free(request);
+        free(sampling);
+        out_of_memory();
+        return NULL;
+    }
+    cox__request__init(request);
+    cox__sampling_fields__init(sampling);
+    sampling->top_p = 1.0f;
+    sampling->repetition_penalty = 1.0f;
+    sampling->n_logprobs = -1;
+    request->sampling = sampling;
+    return request;
+}
+
+void cox_request_destroy(cox_request *request)
+{
+    if (request) cox__request__free_unpacked(request, NULL);
+}
+
+cox_status cox_request_set(char **field, const char *text)
+{
+    char *copy = strdup(text);
+    if (!copy) return out_of_memory();
+    if (*field != protobuf_c_empty_string) free(*field);
+    *field = copy;
+    return COX_OK;
+}
+
+/* Room for one more pointer in a list of n. */
+static cox_status grow(void *list, size_t n)
+{
+    void **items = NULL;
+    memcpy(&items, list, sizeof items);
+    void **larger = realloc(items, (n + 1) * sizeof *larger);
+    if (!larger) return out_of_memory();
+    memcpy(list, &larger, sizeof larger);
+    return COX_OK;
+}
+
+cox_status cox_request_add_message(cox_request *request, const char *role, const char *content)
+{
+    cox_status status = grow(&request->messages, request->n_messages);
+    if (status != COX_OK) return status;
+    Cox__ChatMessage *message = malloc(sizeof *message);
+    if (!message) return out_of_memory();
+    cox__chat_message__init(message);
+    request->messages[request->n_messages++] = message;
+    status = cox_request_set(&message->role, role);
+    return status != COX_OK ? status : cox_request_set(&message->content, content);
+}
+
+cox_status cox_request_add_stop(cox_request *request, const char *stop)
+{
+    if (*stop == '\0') return cox_fail(COX_INVALID, "a stop string is empty");
+    if (request->n_stop >= COX_REQUEST_MAX_STOPS) {
+        return cox_fail(COX_INVALID, "more than %d stop strings", COX_REQUEST_MAX_STOPS);
+    }
+    cox_status status = grow(&request->stop, request->n_stop);
+    if (status != COX_OK) return status;
+    char *copy = strdup(stop);
+    if (!copy) return out_of_memory();
+    request->stop[request->n_stop++] = copy;
+    return COX_OK;
+}
+
+/* --- Fields with a shape of their own --- */
+
+/* content: a string, or a list of {"type": "text", "text": ...} parts, which are joined. */
+static cox_status read_content(const json_t *content, const char *where, char **text)
+{
+    if (json_is_string(content)) {
+        *text = strdup(json_string_value(content));
+        return *text ? COX_OK : out_of_memory();
+    }
+    if (!json_is_array(content)) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"content\" must be a string or a list of text parts", where);
+    }
+    size_t n = 0;
+    char *joined = calloc(1, 1);
+    if (!joined) return out_of_memory();
+    for (size_t i = 0; i < json_array_size(content); i++) {
+        const json_t *part = json_array_get(content, i);
+        const char *type = json_string_value(json_object_get(part, "type"));
+        const char *piece = json_string_value(json_object_get(part, "text"));
+        if (!type || strcmp(type, "text") != 0 || !piece) {
+            free(joined);
+            return cox_fail(COX_UNSUPPORTED,
+                            "%s: content part %zu has type \"%s\"; only {\"type\": \"text\", "
+                            "\"text\": ...} is supported",
+                            where, i, type ? type : "?");
+        }
+        size_t length = strlen(piece);
+        char *larger = realloc(joined, n + length + 1);
+        if (!larger) {
+            free(joined);
+            return out_of_memory();
+        }
+        joined = larger;
+        memcpy(joined + n, piece, length + 1);
+        n += length;
+    }
+    *text = joined;
+    return COX_OK;
+}
+
+static cox_status read_message(cox_request *request, const json_t *message, const char *where)
+{
+    if (!json_is_object(message)) return cox_fail(COX_BAD_FILE, "%s: a message must be an object", where);
+    const char *key = NULL;
+    json_t *value = NULL;
+    json_object_foreach((json_t *)message, key, value)
+    {
+        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || strcmp(key, "name") == 0) continue;
+        if (json_is_null(value)) continue;
+        return cox_fail(COX_UNSUPPORTED, "%s: a message has the field \"%s\", which is not supported", where,
+                        key);
+    }
+    const char *role = NULL;
+    cox_status status = cox_json_string(message, where, "role", true, &role);
+    if (status != COX_OK) return status;
+    char *content = NULL;
+    status = read_content(json_object_get(message, "content"), where, &content);
+    if (status == COX_OK) status = cox_request_add_message(request, role, content);
+    free(content);
+    return status;
+}
+
+static cox_status read_messages(cox_request *request, const json_t *value, const char *where)
+{
+    if (!json_is_array(value) || json_array_size(value) == 0) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"messages\" must be a list with at least one message", where);
+    }
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        cox_status status = read_message(request, json_array_get(value, i), where);
+        if (status != COX_OK) return status;
+    }
+    return COX_OK;
+}
+
+static cox_status read_prompt_ids(cox_request *request, const json_t *value, const char *where)
+{
+    size_t n = json_array_size(value);
+    request->prompt_ids = malloc(n * sizeof *request->prompt_ids);
+    if (!request->prompt_ids) return out_of_memory();
+    request->n_prompt_ids = n;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_array_get(value, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX) {
+            return cox_fail(COX_BAD_FILE, "%s: element %zu of \"prompt\" is not a token id", where, i);
+        }
+        request->prompt_ids[i] = (int32_t)json_integer_value(id);
+    }
+    return COX_OK;
+}
+
+static cox_status read_prompt(cox_request *request, const json_t *value, const char *where)
+{
+    if (json_is_array(value) && json_array_size(value) == 1 && !json_is_integer(json_array_get(value, 0))) {
+        value = json_array_get(value, 0);
+    }
+    if (json_is_string(value)) return cox_request_set(&request->prompt, json_string_value(value));
+    if (json_is_array(value) && json_array_size(value) > 0) {
+        if (json_is_integer(json_array_get(value, 0))) return read_prompt_ids(request, value, where);
+        return cox_fail(COX_UNSUPPORTED,
+                        "%s: key \"prompt\" has several prompts; give each a line of its own", where);
+    }
+    return cox_fail(COX_BAD_FILE, "%s: key \"prompt\" must be a string or a list of token ids", where);
+}
+
+static cox_status read_stop(cox_request *request, const json_t *value, const char *where)
+{
+    size_t n = json_is_array(value) ? json_array_size(value) : 1;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *stop = json_is_array(value) ? json_array_get(value, i) : value;
+        if (!json_is_string(stop)) {
+            return cox_fail(COX_BAD_FILE, "%s: key \"stop\" must be a string or a list of strings", where);
+        }
+        cox_status status = cox_request_add_stop(request, json_string_value(stop));
+        if (status != COX_OK) return cox_fail_in(status, "%s: key \"stop\"", where);
+    }
+    return COX_OK;
+}
+
+/* Completions say how many alternatives, chats say true and then top_logprobs. */
+static cox_status read_logprobs(cox_request *request, const json_t *value, const char *where)
+{
+    if (!request->is_chat) {
+        if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > 20) {
+            return cox_fail(COX_BAD_FILE, "%s: key \"logprobs\" must be a whole number from 0 to 20", where);
+        }
+        request->sampling->n_logprobs = (int32_t)json_integer_value(value);
+        return COX_OK;
+    }
+    if (!json_is_boolean(value))
+        return cox_fail(COX_BAD_FILE, "%s: key \"logprobs\" must be true or false", where);
+    if (json_is_true(value) && request->sampling->n_logprobs < 0) request->sampling->n_logprobs = 0;
+    return COX_OK;
+}
+
+static cox_status read_top_logprobs(cox_request *request, const json_t *body, const char *where)
+{
+    int64_t n = -1;
+    cox_status status = cox_json_int(body, where, "top_logprobs", false, 0, 20, &n);
+    if (status != COX_OK || n < 0) return status;
+    if (!json_is_true(json_object_get(body, "logprobs"))) {
+        if (n == 0) return COX_OK;
+        return cox_fail(COX_INVALID, "%s: \"top_logprobs\" needs \"logprobs\": true", where);
+    }
+    request->sampling->n_logprobs = (int32_t)n;
+    return COX_OK;
+}
+
+/* --- The table --- */
+
+enum { IN_CHAT = 1, IN_COMPLETION = 2, IN_BOTH = 3 };
+
+typedef enum field_kind {
+    FIELD_READ,    /* by read_fields */
+    FIELD_IGNORED, /* cannot change the answer */
+    FIELD_ONE,     /* accepted when 1 */
+    FIELD_ZERO,    /* accepted when 0 */
+    FIELD_FALSE,   /* accepted when false */
+    FIELD_EMPTY,   /* accepted when null, empty, or {"type": "text"} */
+} field_kind;
+
+static const struct field {
+    const char *name;
+    int bodies;
+    field_kind kind;
+} fields[] = {
+    {"model", IN_BOTH, FIELD_READ},
+    {"messages", IN_CHAT, FIELD_READ},
+    {"prompt", IN_COMPLETION, FIELD_READ},
+    {"max_tokens", IN_BOTH, FIELD_READ},
+    {"max_completion_tokens", IN_CHAT, FIELD_READ},
+    {"temperature", IN_BOTH, FIELD_READ},
+    {"top_p", IN_BOTH, FIELD_READ},
+    {"top_k", IN_BOTH, FIELD_READ},
+    {"min_p", IN_BOTH, FIELD_READ},
+    {"repetition_penalty", IN_BOTH, FIELD_READ},
+    {"seed", IN_BOTH, FIELD_READ},
+    {"stop", IN_BOTH, FIELD_READ},
+    {"logprobs", IN_BOTH, FIELD_READ},
+    {"top_logprobs", IN_CHAT, FIELD_READ},
+    {"ignore_eos", IN_BOTH, FIELD_READ},
+    {"logits_digest", IN_BOTH, FIELD_READ},
+    {"user", IN_BOTH, FIELD_IGNORED},
+    {"metadata", IN_BOTH, FIELD_IGNORED},
+    {"store", IN_BOTH, FIELD_IGNORED},
+    {"service_tier", IN_BOTH, FIELD_IGNORED},
+    {"safety_identifier", IN_BOTH, FIELD_IGNORED},
+    {"prompt_cache_key", IN_BOTH, FIELD_IGNORED},
+    {"n", IN_BOTH, FIELD_ONE},
+    {"best_of", IN_COMPLETION, FIELD_ONE},
+    {"presence_penalty", IN_BOTH, FIELD_ZERO},
+    {"frequency_penalty", IN_BOTH, FIELD_ZERO},
+    {"stream", IN_BOTH, FIELD_FALSE},
+    {"echo", IN_COMPLETION, FIELD_FALSE},
+    {"suffix", IN_COMPLETION, FIELD_EMPTY},
+    {"logit_bias", IN_BOTH, FIELD_EMPTY},
+    {"response_format", IN_CHAT, FIELD_EMPTY},
+    {"tools", IN_CHAT, FIELD_EMPTY},
+    {"functions", IN_CHAT, FIELD_EMPTY},
+};
+
+static bool is_off(const json_t *value, field_kind kind)
+{
+    if (json_is_null(value)) return true;
+    switch (kind) {
+    case FIELD_READ:
+    case FIELD_IGNORED: return true;
+    case FIELD_ONE: return json_is_number(value) && fpclassify(json_number_value(value) - 1.0) == FP_ZERO;
+    case FIELD_ZERO: return json_is_number(value) && fpclassify(json_number_value(value)) == FP_ZERO;
+    case FIELD_FALSE: return json_is_false(value);
+    case FIELD_EMPTY: break;
+    }
+    const char *type = json_string_value(json_object_get(value, "type"));
+    if (type) return strcmp(type, "text") == 0;
+    if (json_is_string(value)) return json_string_length(value) == 0;
+    return (json_is_object(value) && json_object_size(value) == 0) ||
+           (json_is_array(value) && json_array_size(value) == 0);
+}
+
+static cox_status check_fields(const json_t *body, bool is_chat, const char *where)
+{
+    const char *key = NULL;
+    json_t *value = NULL;
+    json_object_foreach((json_t *)body, key, value)
+    {
+        const struct field *field = NULL;
+        for (size_t i = 0; i < sizeof fields / sizeof *fields && !field; i++) {
+            if (strcmp(fields[i].name, key) == 0 &&
+                (fields[i].bodies & (is_chat ? IN_CHAT : IN_COMPLETION))) {
+                field = &fields[i];
+            }
+        }
+        if (!field) return cox_fail(COX_UNSUPPORTED, "%s: the field \"%s\" is not supported", where, key);
+        if (!is_off(value, field->kind)) {
+            const char *only = field->kind == FIELD_ONE     ? "1"
+                               : field->kind == FIELD_ZERO  ? "0"
+                               : field->kind == FIELD_FALSE ? "false"
+                                                            : "an empty value";
+            return cox_fail(COX_UNSUPPORTED, "%s: the field \"%s\" is supported with %s only", where, key,
+                            only);
+        }
+    }
+    return COX_OK;
+}
+
+/* An f32 field; out of the range of f32 is an error. */
+static cox_status read_float(const json_t *body, const char *where, const char *key, float *out)
+{
+    double value = (double)*out;
+    cox_status status = cox_json_number(body, where, key, false, &value);
+    if (status != COX_OK) return status;
+    if (!(fabs(value) <= (double)FLT_MAX))
+        return cox_fail(COX_INVALID, "%s: key \"%s\" is out of range", where, key);
+    *out = (float)value;
+    return COX_OK;
+}
+
+static cox_status read_int32(const json_t *body, const char *where, const char *key, int64_t low,
+                             int64_t high, int32_t *out)
+{
+    int64_t value = *out;
+    cox_status status = cox_json_int(body, where, key, false, low, high, &value);
+    if (status == COX_OK) *out = (int32_t)value;
+    return status;
+}
+
+static cox_status read_flag(const json_t *body, const char *where, const char *key, protobuf_c_boolean *out)
+{
+    bool value = *out;
+    cox_status status = cox_json_bool(body, where, key, false, &value);
+    if (status == COX_OK) *out = value;
+    return status;
+}
+
+static cox_status read_sampling(Cox__SamplingFields *sampling, const json_t *body, const char *where)
+{
+    cox_status status = read_float(body, where, "temperature", &sampling->temperature);
+    if (status == COX_OK) status = read_float(body, where, "top_p", &sampling->top_p);
+    if (status == COX_OK) status = read_float(body, where, "min_p", &sampling->min_p);
+    if (status == COX_OK)
+        status = read_float(body, where, "repetition_penalty", &sampling->repetition_penalty);
+    if (status == COX_OK) status = read_int32(body, where, "top_k", -1, INT32_MAX, &sampling->top_k);
+    if (sampling->top_k < 0) sampling->top_k = 0; /* -1 means "off" in other engines' requests */
+    int64_t seed = (int64_t)sampling->seed;
+    if (status == COX_OK) status = cox_json_int(body, where, "seed", false, INT64_MIN, INT64_MAX, &seed);
+    sampling->seed = (uint64_t)seed;
+    return status;
+}
+
+/* The value of a key unless it is absent or null. */
+static const json_t *get(const json_t *body, const char *key)
+{
+    const json_t *value = json_object_get(body, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+cox_status cox_request_read_body(cox_request *request, const json_t *body, bool is_chat, const char *where)
+{
+    if (!json_is_object(body)) return cox_fail(COX_BAD_FILE, "%s: \"body\" must be an object", where);
+    cox_status status = check_fields(body, is_chat, where);
+    if (status != COX_OK) return status;
+    request->is_chat = is_chat;
+    const char *model = NULL;
+    status = cox_json_string(body, where, "model", false, &model);
+    if (status == COX_OK && model) status = cox_request_set(&request->model, model);
+    if (status == COX_OK) {
+        status = is_chat ? read_messages(request, get(body, "messages"), where)
+                         : read_prompt(request, get(body, "prompt"), where);
+    }
+    if (status == COX_OK) status = read_sampling(request->sampling, body, where);
+    static const char *const limits[] = {"max_tokens", "max_completion_tokens"};
+    for (size_t i = 0; i < 2 && status == COX_OK; i++) {
+        status = read_int32(body, where, limits[i], 0, COX_REQUEST_MAX_TOKENS, &request->max_tokens);
+    }
+    if (status == COX_OK && get(body, "stop")) status = read_stop(request, get(body, "stop"), where);
+    if (status == COX_OK && get(body, "logprobs"))
+        status = read_logprobs(request, get(body, "logprobs"), where);
+    if (status == COX_OK) status = read_top_logprobs(request, body, where);
+    if (status == COX_OK) status = read_flag(body, where, "ignore_eos", &request->ignore_eos);
+    if (status == COX_OK) status = read_flag(body, where, "logits_digest", &request->wants_digest);
+    return status;
+}
+
+static cox_status read_line_object(cox_request *request, const json_t *line, const char *where)
+{
+    if (!json_is_object(line)) return cox_fail(COX_BAD_FILE, "%s: not a JSON object", where);
+    const char *custom_id = NULL, *method = "POST", *url = NULL;
+    cox_status status = cox_json_string(line, where, "custom_id", true, &custom_id);
+    if (status == COX_OK && *custom_id == '\0')
+        status = cox_fail(COX_INVALID, "%s: \"custom_id\" is empty", where);
+    if (status == COX_OK) status = cox_request_set(&request->custom_id, custom_id);
+    if (status == COX_OK) status = cox_json_string(line, where, "method", false, &method);
+    if (status == COX_OK) status = cox_json_string(line, where, "url", true, &url);
+    if (status != COX_OK) return status;
+    if (strcmp(method, "POST") != 0)
+        return cox_fail(COX_UNSUPPORTED, "%s: method \"%s\"; only POST", where, method);
+    bool is_chat = strcmp(url, "/v1/chat/completions") == 0;
+    if (!is_chat && strcmp(url, "/v1/completions") != 0) {
+        return cox_fail(COX_UNSUPPORTED,
+                        "%s: url \"%s\" is not supported; use /v1/chat/completions or /v1/completions", where,
+                        url);
+    }
+    return cox_request_read_body(request, json_object_get(line, "body"), is_chat, where);
+}
+
+cox_status cox_request_read_line(cox_request *request, const char *line, size_t n_bytes, const char *where)
+{
+    json_t *object = NULL;
+    cox_status status = cox_json_load_text(&object, line, n_bytes, where);
+    if (status != COX_OK) return status;
+    status = read_line_object(request, object, where);
+    json_decref(object);
+    return status;
+}
+
+int32_t cox_request_http_status(cox_status status)
+{
+    switch (status) {
+    case COX_OK: return 200;
+    case COX_INVALID:
+    case COX_NOT_FOUND:
+    case COX_BAD_FILE:
+    case COX_UNSUPPORTED:
+    case COX_TOO_LONG: return 400;
+    case COX_NO_MEMORY:
+    case COX_BUSY: return 503;
+    case COX_IO:
+    case COX_PEER:
+    case COX_INTERNAL: break;
+    }
+    return 500;
+}

@@ -1,0 +1,49 @@
+/*
+ * A request: what one user asks, validated but not tokenised. The struct is the protobuf message of
+ * request.proto; this file makes it from the OpenAI shapes (a batch line, the body of a chat or a
+ * completion). Fields that we do not build are refused by name, so that nothing is silently ignored
+ * except what cannot change the answer. Ranges of sampling values are checked by coordinator/sampler.h.
+ */
+#ifndef COX_PROTO_REQUEST_H
+#define COX_PROTO_REQUEST_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "proto/request.pb-c.h"
+
+typedef Cox__Request cox_request;
+
+enum { COX_REQUEST_MAX_STOPS = 16, COX_REQUEST_MAX_TOKENS = 1 << 24 };
+
+/* An empty request with neutral sampling (greedy, all off, no logprobs). Owned by the caller; every string
+ * and array in it comes from malloc. NULL: out of memory (message set). */
+cox_request *cox_request_create(void);
+void cox_request_destroy(cox_request *request); /* NULL is allowed */
+
+/* Helpers for building one; they copy. Errors: NO_MEMORY. */
+cox_status cox_request_set(char **field, const char *text);
+cox_status cox_request_add_message(cox_request *request, const char *role, const char *content);
+cox_status cox_request_add_stop(cox_request *request, const char *stop);
+
+/*
+ * Fills *request (whose values so far are the defaults) from the body of a chat (`messages`) or a completion
+ * (`prompt`). `where` begins every message. Errors: INVALID, BAD_FILE (a wrong type), UNSUPPORTED (a field by
+ * name), NO_MEMORY; then *request is half filled and only good for destroying.
+ */
+cox_status cox_request_read_body(cox_request *request, const json_t *body, bool is_chat, const char *where);
+
+/*
+ * The same from one line of a batch file: {"custom_id", "method", "url", "body"}. custom_id is set in
+ * *request whenever the line has a readable one, also on error, so that the error can name it. line: n_bytes
+ * without the newline. Errors as above.
+ */
+cox_status cox_request_read_line(cox_request *request, const char *line, size_t n_bytes, const char *where);
+
+/* Encodes a number of the enum below as what an HTTP server would say: 400, 503 or 500. */
+int32_t cox_request_http_status(cox_status status);
+
+#endif

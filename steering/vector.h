@@ -1,0 +1,71 @@
+/*
+ * Steering vectors and their files. A file is safetensors: f32 tensors of one dimension, with metadata that
+ * says of each what it is for: site, layer, expert, operation, weighting, positions, raw norm, fingerprints
+ * of model and tokenizer, and where it came from. The format is described in docs/formats.md. GGUF control
+ * vectors (llama.cpp, repeng) are imported and, where they can say what ours says, exported.
+ */
+#ifndef COX_STEERING_VECTOR_H
+#define COX_STEERING_VECTOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Where in a block a row may be steered; the order is the order in which a layer passes them. */
+#define COX_SITE_LIST(X)                                                      \
+    X(RESID_PRE, "resid_pre")         /* [d_model] block input */             \
+    X(ATTN_OUT, "attn_out")           /* [d_model] output of o */             \
+    X(RESID_MID, "resid_mid")         /* [d_model] after attention */         \
+    X(ROUTER_LOGITS, "router_logits") /* [n_experts] before top-k */          \
+    X(EXPERT_OUT, "expert_out")       /* [d_model] one expert's, pre-gate */  \
+    X(MOE_OUT, "moe_out")             /* [d_model] what the FFN block adds */ \
+    X(RESID_POST, "resid_post")       /* [d_model] block output */
+
+typedef enum cox_site {
+#define X(name, text) COX_SITE_##name,
+    COX_SITE_LIST(X)
+#undef X
+        COX_N_SITES,
+    COX_SITE_UNSTATED = -1
+} cox_site;
+const char *cox_site_name(cox_site site);
+/* COX_SITE_UNSTATED when there is none of that name. */
+cox_site cox_site_find(const char *name);
+
+typedef struct cox_vector {
+    const char *name; /* the tensor's */
+    float *data;      /* [width] raw, as stored */
+    int32_t width;
+    float norm;
+    cox_site site;                                         /* or UNSTATED */
+    int32_t layer, expert;                                 /* -1: unstated */
+    const char *operation, *weighting;                     /* NULL: unstated */
+    const char *positions;                                 /* JSON text of the plan field, or NULL */
+    const char *model_fingerprint, *tokenizer_fingerprint; /* hex, or NULL */
+    const char *provenance;                                /* JSON text, or NULL */
+} cox_vector;
+
+typedef struct cox_vector_file {
+    const char *path;
+    cox_vector *vectors; /* [n] sorted by name */
+    size_t n;
+    struct cox_arena *arena; /* owns everything */
+} cox_vector_file;
+
+/* [out] owned by the caller. Errors: NOT_FOUND, IO, BAD_FILE (also: not f32, not one dimension, non-finite
+ * values (position named), metadata that contradicts the tensors, larger than the limits in docs/formats.md).
+ */
+cox_status cox_vector_file_read(cox_vector_file **file, const char *path);
+/* Writes through a temporary file and rename. */
+cox_status cox_vector_file_write(const char *path, const cox_vector *vectors, size_t n);
+void cox_vector_file_free(cox_vector_file *file); /* NULL is allowed */
+/* NULL with a message when `name` is not there, or when it is NULL and the file holds several. */
+const cox_vector *cox_vector_find(const cox_vector_file *file, const char *name);
+
+/* SHA-256 in hex of <folder>/tokenizer.json's bytes: what vectors and results name a tokenizer by. Errors:
+ * NOT_FOUND, IO, BAD_FILE. */
+cox_status cox_tokenizer_fingerprint(const char *folder, char fingerprint[65]);
+
+#endif

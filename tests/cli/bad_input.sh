@@ -1,0 +1,84 @@
+# What bad input gets: one message that names what is wrong, an exit code, within ten seconds, on one rank and on several.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+tiny=tests/golden/models/olmoe-plain-f32
+ask=(--prompt "What is a kite?" --max-tokens 4)
+
+refuses 2 "no command"
+refuses 2 "\"chat\" is not a command" chat
+refuses 2 "unknown option --modle" generate --modle "$model"
+refuses 2 "--model DIR is missing" generate "${ask[@]}"
+refuses 2 "--prompt TEXT or --prompt-file FILE is missing" generate --model "$model"
+refuses 2 "--max-tokens -1: outside" generate --model "$model" "${ask[@]:0:2}" --max-tokens -1
+refuses 2 "--system.*--raw" generate --model "$model" "${ask[@]}" --raw --system "be kind"
+refuses 2 "--logprobs needs --json" generate --model "$model" "${ask[@]}" --logprobs 1
+refuses 2 "stop string is empty" generate --model "$model" "${ask[@]}" --stop ""
+refuses 2 "kernel" generate --model "$model" "${ask[@]}" --kernel nonesuch
+refuses 3 "nowhere.txt" generate --model "$model" --prompt-file "$work/nowhere.txt"
+refuses 2 "kv-memory|KV cache" generate --model "$model" "${ask[@]}" --kv-memory 100
+refuses 6 "available" generate --model "$model" "${ask[@]}" --kv-memory 900T
+refuses 6 "available" generate --model "$model" "${ask[@]}" --kv-memory 900T --ranks 2
+refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))"
+refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))" --ranks 2
+refuses 2 "UTF-8" generate --model "$model" --prompt $'bad \xff byte'
+
+# Model folders
+for ranks in 1 3; do
+    refuses 3 "nowhere" generate --model "$work/nowhere" "${ask[@]}" --ranks $ranks
+    refuses 3 "tokenizer.json" generate --model $tiny "${ask[@]}" --ranks $ranks --raw
+    broken=$work/broken$ranks
+    mkdir "$broken"
+    cp "$model"/*.json "$model"/*.jinja "$broken" 2> /dev/null
+    head -c 100000 "$model/model.safetensors" > "$broken/model.safetensors"
+    refuses 4 "model.safetensors" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    cp "$model/model.safetensors" "$broken"
+    sed 's/"model_type": *"olmoe"/"model_type": "nonesuch"/' "$model/config.json" > "$broken/config.json"
+    refuses 5 "nonesuch.*olmoe" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    sed 's/"hidden_size": *[0-9]*/"hidden_size": 48/' "$model/config.json" > "$broken/config.json"
+    refuses 4 "$broken" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    echo '{"model_type": ' > "$broken/config.json"
+    refuses 4 "config.json.*line" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    cp "$model/config.json" "$broken"
+    rm "$broken/model.safetensors"
+    refuses 3 "model.safetensors" generate --model "$broken" "${ask[@]}" --ranks $ranks
+done
+
+# Chat templates
+plain=$work/plain
+mkdir "$plain"
+cp "$model"/*.json "$model/model.safetensors" "$plain"
+sed -i 's/"chat_template"/"no_template"/' "$plain/tokenizer_config.json"
+refuses 3 "--template|--raw" generate --model "$plain" "${ask[@]}"
+echo '{{ something nobody knows }}' > "$plain/chat_template.jinja"
+refuses 5 "--template.*--raw" generate --model "$plain" "${ask[@]}"
+check "--raw needs no template" "$coxswain" generate --model "$plain" "${ask[@]}" --raw > /dev/null
+
+# Ranks
+refuses 2 "coordinators" generate --model "$model" "${ask[@]}" --ranks 2 --coordinators 3
+refuses 2 "experts" generate --model "$model" "${ask[@]}" --ranks 2 --coordinators 2
+refuses 2 "more|experts" logits --model $tiny --tokens "1,2" --output "$work/l.safetensors" --ranks 6
+refuses 2 "self" generate --model "$model" "${ask[@]}" --ranks 2 --exchange self
+refuses 3 "nowhere.json" generate --model "$model" "${ask[@]}" --ranks 2 --placement "$work/nowhere.json"
+echo '{"n_experts": 4' > "$work/placement.json"
+refuses 4 "placement.json" generate --model "$model" "${ask[@]}" --ranks 2 --placement "$work/placement.json"
+
+# One rank alone sees no model folder, or another model: it is named, and all end.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+mpi=(mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
+together() { # CODE PATTERN MODEL_OF_RANK_1
+    checks=$((checks + 1))
+    local got=0
+    timeout 10 "${mpi[@]}" -n 1 "$coxswain" generate --model "$model" "${ask[@]}" : -n 1 "$coxswain" generate \
+        --model "$3" "${ask[@]}" > "$work/together.out" 2> "$work/together.err" || got=$?
+    if [ $got != "$1" ] || ! grep -Eq -- "$2" "$work/together.err"; then
+        echo "FAILED: rank 1 with $3: exit code $got; it said:" >&2
+        cat "$work/together.err" >&2
+        failures=$((failures + 1))
+    fi
+}
+together 3 "rank 1 on .*nowhere" "$work/nowhere"
+together 4 "rank 1 sees another model" $tiny
+checks=$((checks + 1))
+timeout 10 "${mpi[@]}" -n 2 "$coxswain" generate --model "$model" "${ask[@]}" --ranks 3 > "$work/out" 2> "$work/err"
+[ $? = 2 ] && grep -q "launch has 2 ranks" "$work/err" || { echo "FAILED: --ranks 3 in a launch of 2" >&2; failures=$((failures + 1)); }
+finish

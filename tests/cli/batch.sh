@@ -1,0 +1,87 @@
+# coxswain batch: every line gets its answer or its own error line; ranks and coordinators change nothing.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+
+chat() { # ID CONTENT FIELDS
+    printf '{"custom_id":"%s","method":"POST","url":"/v1/chat/completions","body":{%s"messages":[{"role":"user","content":"%s"}]}}\n' \
+        "$1" "${3-}" "$2"
+}
+{
+    chat kite "How do I make a blue kite?" '"logits_digest":true,"max_tokens":40,"user":"me","metadata":{"a":"b"},'
+    chat kite "twice"
+    echo 'not json'
+    printf '{"custom_id":"\xff"}\n'
+    echo
+    chat tools "x" '"tools":[{"type":"function"}],'
+    chat two "x" '"n":2,'
+    chat typo "x" '"temprature":0.5,'
+    chat hot "x" '"temperature":-1,'
+    chat long "$(printf 'kite %.0s' $(seq 5000))"
+    echo '{"custom_id":"ids","url":"/v1/completions","body":{"prompt":[5,6,7],"max_tokens":3}}'
+    echo '{"custom_id":"badid","url":"/v1/completions","body":{"prompt":[5,99999999],"max_tokens":3}}'
+    echo '{"custom_id":"url","url":"/v1/embeddings","body":{}}'
+    for i in $(seq 30); do chat "many$i" "What is a kite number $i?" '"max_tokens":12,"temperature":1.1,"seed":'"$i"','; done
+    printf '%s' "$(chat last "What is a kite?" '"max_tokens":5,"logprobs":true,"top_logprobs":1,')"
+} > "$work/in.jsonl"
+n_lines=$(grep -c . "$work/in.jsonl")
+
+"$coxswain" batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl" 2> "$work/err.txt"
+check "the run succeeds" test $? = 0
+check "every line has an answer" test "$(wc -l < "$work/out.jsonl")" = "$n_lines"
+check "the sum is told" grep -q "batch: 33 answers, $((n_lines - 33)) failed" "$work/err.txt"
+
+line() { grep -F "\"custom_id\":\"$1\"" "$work/out.jsonl" | head -n "${2-1}" > "$work/line.json"; }
+error_of() { # ID CODE WORD
+    line "$1"
+    check "$1 gets status $2" test "$(field "$work/line.json" status_code)" = "$2"
+    check "$1 is told of $3" grep -Fq -- "$3" "$work/line.json"
+}
+error_of tools 400 tools
+error_of two 400 'field \"n\"'
+error_of typo 400 temprature
+error_of hot 400 temperature
+error_of badid 400 99999999
+error_of url 400 /v1/embeddings
+error_of long 400 context_length_exceeded
+check "the second kite is a duplicate" grep -q '"custom_id":"kite".*used before' "$work/out.jsonl"
+check "two lines have no custom_id" test "$(grep -c '"custom_id":null' "$work/out.jsonl")" = 2
+check "lines are named by number" grep -q 'line 3: not valid JSON' "$work/out.jsonl"
+
+grep '"custom_id":"kite"' "$work/out.jsonl" | grep '"status_code":200' > "$work/line.json"
+"$coxswain" generate --model "$model" --prompt "How do I make a blue kite?" --max-tokens 40 --json --logits-digest \
+    > "$work/generate.json"
+check "batch and generate agree on the digest" \
+    test "$(field "$work/line.json" logits_digest)" = "$(field "$work/generate.json" logits_digest)"
+check "and on the text" test "$(field "$work/line.json" content)" = "$(field "$work/generate.json" text)"
+line ids
+check "a completion's object" test "$(field "$work/line.json" object)" = '"text_completion"'
+check "it counts the prompt" test "$(field "$work/line.json" prompt_tokens)" = 3
+line last
+check "a last line without a newline counts" test "$(field "$work/line.json" status_code)" = 200
+check "five log probabilities" test "$(grep -o '"top_logprobs"' "$work/line.json" | wc -l)" = 5
+
+# The same answers in any order on several ranks and coordinators, but for the time.
+sorted() { sed -E 's/"created":[0-9]+/"created":0/; s/"cached_tokens":[0-9]+/"cached_tokens":0/' "$1" | LC_ALL=C sort; }
+for layout in "--ranks 3" "--ranks 3 --coordinators 2" "--ranks 4 --coordinators 3 --experts-on all"; do
+    # shellcheck disable=SC2086
+    "$coxswain" batch --model "$model" --input "$work/in.jsonl" --output "$work/more.jsonl" --force $layout 2> "$work/err.txt"
+    check "$layout succeeds" test $? = 0
+    check "$layout gives the same answers" cmp <(sorted "$work/out.jsonl") <(sorted "$work/more.jsonl")
+done
+
+# Standard input and output; defaults from options; an output that exists stays.
+head -n 1 "$work/in.jsonl" | "$coxswain" batch --model "$model" --input - --output - > "$work/stdout.jsonl" 2> "$work/err.txt"
+check "standard input and output" test "$(field "$work/stdout.jsonl" status_code)" = 200
+chat short "What is a kite?" | "$coxswain" batch --model "$model" --input - --output - --max-tokens 2 \
+    > "$work/short.jsonl" 2> "$work/err.txt"
+check "--max-tokens is the default" test "$(field "$work/short.jsonl" completion_tokens)" = 2
+refuses 2 "exists.*--force" batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl"
+check "the old output is whole" test "$(wc -l < "$work/out.jsonl")" = "$n_lines"
+refuses 3 "nowhere.jsonl" batch --model "$model" --input "$work/nowhere.jsonl" --output "$work/new.jsonl"
+check "no output for a missing input" test ! -e "$work/new.jsonl"
+refuses 9 "no/such/folder" batch --model "$model" --input "$work/in.jsonl" --output "$work/no/such/folder.jsonl"
+: > "$work/empty.jsonl"
+"$coxswain" batch --model "$model" --input "$work/empty.jsonl" --output "$work/empty.out" --ranks 2 2> "$work/err.txt"
+check "an empty input is no error" test $? = 0
+check "and gives an empty output" test -e "$work/empty.out" -a ! -s "$work/empty.out"
+finish

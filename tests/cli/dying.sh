@@ -1,0 +1,52 @@
+# A rank that dies or hangs in the middle of a batch: it is named, the job ends within fifteen seconds with a non-zero
+# exit code, and every line that was written is whole.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+for i in $(seq 4000); do
+    echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'","max_tokens":100,"ignore_eos":true}}'
+done > "$work/in.jsonl"
+
+rank_pid() { # RANK: the process of a rank of the launch below $job
+    local mpirun pid
+    mpirun=$(pgrep -P "$job" | head -n 1)
+    for pid in $(pgrep -P "$mpirun"); do
+        if tr '\0' '\n' < "/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
+    done
+}
+
+# hurt SIGNAL RANK PATTERN OPTIONS...
+hurt() {
+    local signal=$1 rank=$2 pattern=$3 pid began got=0
+    shift 3
+    rm -f "$work/out.jsonl"
+    "$coxswain" batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl" "$@" 2> "$work/err.txt" &
+    job=$!
+    for _ in $(seq 300); do
+        [ -s "$work/out.jsonl" ] && break
+        sleep 0.1
+    done
+    check "$* has begun" test -s "$work/out.jsonl"
+    pid=$(rank_pid "$rank")
+    check "rank $rank is found" test -n "$pid"
+    kill -"$signal" "$pid"
+    began=$SECONDS
+    for _ in $(seq 200); do
+        kill -0 $job 2> /dev/null || break
+        sleep 0.1
+    done
+    check "$signal to rank $rank of $*: ended within 15 s" test $((SECONDS - began)) -le 15
+    kill -0 $job 2> /dev/null && { kill -CONT "$pid"; kill "$job"; }
+    wait $job || got=$?
+    check "$signal to rank $rank: a failure" test $got != 0
+    check "$signal to rank $rank is named (/$pattern/)" grep -Eq "$pattern" "$work/err.txt"
+    check "the last line written is whole" test "$(tail -c 1 "$work/out.jsonl" | od -An -c | tr -d ' ')" = '\n'
+    check "every line written is whole" test "$(grep -Ecv '^\{"id".*\}$' "$work/out.jsonl")" = 0
+    check "no rank is left" test -z "$(pgrep -f "$work/in.jsonl")"
+}
+
+hurt KILL 1 "rank 1|process rank 1" --ranks 3
+hurt KILL 0 "rank 0|process rank 0" --ranks 3
+hurt STOP 2 "rank 2 on .*hangs" --ranks 3
+hurt STOP 1 "rank 1 .*hangs" --ranks 3 --coordinators 2
+hurt STOP 0 "rank 0 .*hangs" --ranks 3 --coordinators 2
+finish

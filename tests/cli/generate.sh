@@ -1,0 +1,72 @@
+# coxswain generate: text on standard output alone, the same on any number of ranks; seeds; stop strings; JSON.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+ask=(--model "$model" --progress none --prompt "How do I make a blue kite?" --prompt "What is a kite?" --max-tokens 40)
+
+"$coxswain" generate "${ask[@]}" --logits-digest > "$work/one.txt" 2> "$work/one.err"
+check "one rank answers" test $? = 0
+check "there is text" test -s "$work/one.txt"
+check "one line for each prompt" test "$(wc -l < "$work/one.txt")" -ge 2
+digests=$(grep -o 'digest of prompt.*' "$work/one.err")
+check "two digests" test "$(echo "$digests" | wc -l)" = 2
+for layout in "--ranks 2" "--ranks 3" "--ranks 3 --coordinators 2" "--ranks 3 --coordinators 3 --experts-on all" \
+    "--ranks 2 --experts-on all --prefill-chunk 3"; do
+    # shellcheck disable=SC2086
+    "$coxswain" generate "${ask[@]}" --logits-digest $layout > "$work/more.txt" 2> "$work/more.err"
+    check "$layout answers" test $? = 0
+    check "$layout gives the same text" cmp "$work/one.txt" "$work/more.txt"
+    check "$layout gives the same digests" test "$(grep -o 'digest of prompt.*' "$work/more.err")" = "$digests"
+done
+
+# A seed belongs to the text, not to the ranks.
+sample=(--model "$model" --progress none --prompt "What is a kite?" --max-tokens 30 --temperature 1.5 --ignore-eos)
+"$coxswain" generate "${sample[@]}" --seed 7 > "$work/seed7.txt"
+"$coxswain" generate "${sample[@]}" --seed 7 --ranks 3 > "$work/seed7on3.txt" 2> "$work/err.txt"
+"$coxswain" generate "${sample[@]}" --seed 8 > "$work/seed8.txt"
+check "seed 7 is the same on 3 ranks" cmp "$work/seed7.txt" "$work/seed7on3.txt"
+check "seed 8 differs" test "$(cat "$work/seed7.txt")" != "$(cat "$work/seed8.txt")"
+"$coxswain" generate "${sample[@]}" --seed 7 --top-k 1 > "$work/top1.txt"
+"$coxswain" generate "${sample[@]}" --temperature=0 > "$work/twice.txt" 2> "$work/err.txt"
+check "an option given twice is refused" test $? = 2
+"$coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 30 --ignore-eos > "$work/greedy.txt"
+check "top-k 1 is greedy" cmp "$work/top1.txt" "$work/greedy.txt"
+
+# Stop strings: cut the greedy text at a place within a word, so that the stop string spans tokens.
+one=(--model "$model" --progress none --prompt "How do I make a blue kite?" --max-tokens 40)
+"$coxswain" generate "${one[@]}" > "$work/whole.txt"
+whole=$(cat "$work/whole.txt")
+stop=${whole:9:7}
+for ranks in 1 2; do
+    text=$("$coxswain" generate "${one[@]}" --ranks "$ranks" --stop "no such text" --stop "$stop" 2> "$work/err.txt")
+    check "the text ends before \"$stop\"" test "$text" = "${whole%%"$stop"*}"
+done
+
+# JSON
+"$coxswain" generate "${one[@]}" --json --logprobs 2 --logits-digest --max-tokens=5 > "$work/twice.json" 2> "$work/err.txt"
+check "max-tokens twice is refused" test $? = 2
+"$coxswain" generate --model "$model" --prompt "How do I make a blue kite?" --max-tokens 5 --json --logprobs 2 \
+    --logits-digest > "$work/one.json"
+check "one line of JSON" test "$(wc -l < "$work/one.json")" = 1
+check "it has the finish reason" test "$(field "$work/one.json" finish_reason)" = '"length"'
+check "it counts tokens" test "$(field "$work/one.json" completion_tokens)" = 5
+check "it has the digest" grep -Eq '"logits_digest":"[0-9a-f]{64}"' "$work/one.json"
+check "five tokens with log probabilities" test "$(grep -o '"top_logprobs"' "$work/one.json" | wc -l)" = 5
+
+# Prompts from files and from standard input; raw text; no output but the text.
+printf 'How do I make a blue kite?' > "$work/prompt.txt"
+"$coxswain" generate --model "$model" --prompt-file "$work/prompt.txt" --max-tokens 40 > "$work/file.txt"
+check "a prompt from a file" cmp "$work/whole.txt" "$work/file.txt"
+"$coxswain" generate --model "$model" --prompt-file - --max-tokens 40 --ranks 2 < "$work/prompt.txt" > "$work/stdin.txt" \
+    2> "$work/err.txt"
+check "a prompt from standard input" cmp "$work/whole.txt" "$work/stdin.txt"
+"$coxswain" generate --model "$model" --raw --prompt "To make a" --max-tokens 4 --json > "$work/raw.json"
+"$coxswain" tokenize --model "$model" --json < <(printf 'To make a') > "$work/ids.json"
+check "raw adds no template" test "$(field "$work/raw.json" prompt_tokens)" = "$(field "$work/ids.json" n_tokens)"
+"$coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 0 > "$work/none.txt"
+check "no tokens, no text" test "$(wc -c < "$work/none.txt")" = 1
+
+# The table of ranks
+"$coxswain" generate "${one[@]}" --ranks 3 --stats > "$work/out.txt" 2> "$work/table.txt"
+check "a row for each rank" test "$(grep -Ec '^ +[0-2]  ' "$work/table.txt")" = 3
+check "the table is not text" cmp "$work/whole.txt" "$work/out.txt"
+finish

@@ -1,0 +1,28 @@
+# coxswain logits: a safetensors file with the same bytes on any ranks.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+ids="5, 6 7,8 9 10 11 12"
+"$coxswain" logits --model "$model" --tokens "$ids" --output "$work/one.safetensors"
+check "one rank writes" test $? = 0
+for layout in "--ranks 3" "--ranks 2 --experts-on all --prefill-chunk 3" "--ranks 2 --kernel reference"; do
+    # shellcheck disable=SC2086
+    "$coxswain" logits --model "$model" --tokens "$ids" --output "$work/more.safetensors" --force $layout 2> "$work/err.txt"
+    check "$layout writes" test $? = 0
+    check "$layout gives the same bytes" cmp "$work/one.safetensors" "$work/more.safetensors"
+done
+vocabulary=$("$coxswain" inspect --model "$model" --json | sed -n 's/.*"vocab_size": \([0-9]*\).*/\1/p')
+check "the header tells the shape" grep -aq "\"shape\":\[8,$vocabulary\]" "$work/one.safetensors"
+header=$(od -An -t u8 -N 8 "$work/one.safetensors" | tr -d ' ')
+check "the file has its size" test "$(stat -c %s "$work/one.safetensors")" = $((8 + header + 8 * vocabulary * 4 + 8 * 4))
+echo "$ids" > "$work/ids.txt"
+"$coxswain" logits --model "$model" --tokens-file "$work/ids.txt" --output "$work/file.safetensors"
+check "ids from a file" cmp "$work/one.safetensors" "$work/file.safetensors"
+
+refuses 2 "exists" logits --model "$model" --tokens "1" --output "$work/one.safetensors"
+refuses 2 "\"x\" is not a token id" logits --model "$model" --tokens "1 x" --output "$work/new.safetensors"
+refuses 2 "99999999" logits --model "$model" --tokens "1 99999999" --output "$work/new.safetensors"
+refuses 2 "empty" logits --model "$model" --tokens " " --output "$work/new.safetensors"
+refuses 2 "either" logits --model "$model" --output "$work/new.safetensors"
+refuses 7 "context|positions" logits --model "$model" --tokens "$(printf '5 %.0s' $(seq 5000))" --output "$work/new.safetensors"
+check "nothing is left behind" test "$(find "$work" -name 'new*' | wc -l)" = 0
+finish

@@ -1,0 +1,171 @@
+#!/bin/bash
+# How a job ends: exit codes through cox_launch, and who is named when a rank dies, hangs or is stopped. One case a run:
+# ends.sh JOB CASE. Prints what went wrong and exits 1; every case ends within half a minute.
+set -u
+job=$1
+case=$2
+folder=$(mktemp -d)
+out=$folder/out
+pid=
+clean() {
+    [ -n "$pid" ] && kill -TERM "$pid" 2>/dev/null
+    rm -rf "$folder"
+}
+trap clean EXIT
+
+fail() {
+    echo "$case: $1"
+    sed 's/^/    /' "$out"
+    exit 1
+}
+
+# start ARGUMENTS...: the job in the background, until it says that it runs (or has ended).
+start() {
+    "$job" "$@" >"$out" 2>&1 &
+    pid=$!
+    for _ in $(seq 200); do
+        grep -q running "$out" && return
+        kill -0 "$pid" 2>/dev/null || return
+        sleep 0.05
+    done
+    fail "did not start within ten seconds"
+}
+
+# finish SECONDS: waits for the end, sets `code`; longer is a failure.
+finish() {
+    local n
+    for n in $(seq $(($1 * 10))); do
+        if ! kill -0 "$pid" 2>/dev/null; then
+            wait "$pid"
+            code=$?
+            pid=
+            return
+        fi
+        sleep 0.1
+    done
+    fail "still running after $1 s"
+}
+
+rank_pid() { sed -n "s/^rank $1 pid \([0-9]*\) .*/\1/p" "$out"; }
+says() { grep -qE "$1" "$out" || fail "does not say '$1'"; }
+exits() { [ "$code" -eq "$1" ] || fail "exit code $code, not $1"; }
+no_zombies() { # the ranks are gone, stopped ones too
+    local p
+    for _ in $(seq 30); do
+        local left=
+        for p in $(sed -n 's/^rank [0-9]* pid \([0-9]*\) .*/\1/p' "$out"); do
+            kill -0 "$p" 2>/dev/null && left="$left $p"
+        done
+        [ -z "$left" ] && return
+        sleep 0.1
+    done
+    fail "ranks outlive the job:$left"
+}
+
+case $case in
+ok)
+    "$job" 3 ok >"$out" 2>&1
+    code=$?
+    exits 0
+    for r in 0 1 2; do says "^rank $r pid [0-9]+ of 3"; done
+    [ "$(wc -l <"$out")" -eq 3 ] || fail "noise"
+    ;;
+fail)
+    "$job" 3 fail >"$out" 2>&1
+    code=$?
+    exits 5
+    says '^coxswain: rank 1 on .*: rank 1 cannot$'
+    [ "$(wc -l <"$out")" -eq 4 ] || fail "noise"
+    ;;
+abort)
+    "$job" 3 abort >"$out" 2>&1
+    code=$?
+    exits 4
+    says '^coxswain: rank 1 on .*: the shard is cut off$'
+    [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
+    no_zombies
+    ;;
+killed-worker | killed-coordinator)
+    rank=1
+    [ "$case" = killed-coordinator ] && rank=0
+    start 3 run sparse
+    kill -9 "$(rank_pid $rank)"
+    finish 15
+    exits 137
+    says "process rank $rank .*exited on signal 9"
+    no_zombies
+    ;;
+stopped-worker | stopped-worker-alltoall)
+    exchange=sparse
+    [ "$case" = stopped-worker-alltoall ] && exchange=alltoall
+    start 3 run $exchange
+    kill -STOP "$(rank_pid 2)"
+    finish 15
+    exits 10
+    says '^coxswain: rank 0 on .*: rank 2 on .* hangs: no sign of life for 8 s'
+    no_zombies
+    ;;
+stopped-coordinator)
+    start 3 run sparse 4
+    kill -STOP "$(rank_pid 0)"
+    finish 15
+    exits 10
+    says '^coxswain: rank [12] on .*: rank 0 on .* hangs'
+    no_zombies
+    ;;
+all-stopped) # a suspended job is not a hung one
+    start 3 run sparse 2
+    for r in 0 1 2; do kill -STOP "$(rank_pid $r)"; done
+    sleep 6
+    for r in 0 1 2; do kill -CONT "$(rank_pid $r)"; done
+    sleep 4
+    kill -0 "$pid" 2>/dev/null || fail "ended"
+    kill -TERM "$pid"
+    finish 10
+    no_zombies
+    ;;
+busy) # 4 s of loading with hang_s 2
+    "$job" 2 busy sparse 2 >"$out" 2>&1
+    code=$?
+    exits 0
+    ;;
+stuck)
+    start 2 stuck sparse 2
+    finish 15
+    exits 10
+    says '^coxswain: rank 0 on .*: rank 1 on .* hangs: no sign of life for 2 s while its status is awaited'
+    no_zombies
+    ;;
+usr1) # passed on by the launcher, by mpirun, to all ranks
+    start 2 usr1
+    kill -USR1 "$pid"
+    finish 10
+    exits 0
+    says '^rank 0 drained'
+    says '^rank 1 drained'
+    ;;
+term)
+    start 3 run sparse
+    kill -TERM "$pid"
+    finish 10
+    [ "$code" -ne 0 ] || fail "exit code 0"
+    no_zombies
+    ;;
+killed-launcher) # nobody is left behind
+    start 3 run sparse
+    kill -KILL "$pid"
+    finish 10
+    no_zombies
+    ;;
+no-mpirun)
+    mkdir "$folder/empty"
+    PATH=$folder/empty "$job" 2 ok >"$out" 2>&1
+    code=$?
+    exits 3
+    says 'apt-get install openmpi-bin'
+    ;;
+*)
+    echo "unknown case $case"
+    exit 1
+    ;;
+esac

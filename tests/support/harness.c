@@ -1,0 +1,215 @@
+/* The test harness: assembly in the order of cli/run.c, events collected into results. */
+#include "tests/support/harness.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/kv_cache.h"
+#include "steering/row_tag.h"
+
+struct harness {
+    cox_cluster *cluster;
+    cox_model *model;
+    const cox_kernels *kernels;
+    cox_placement *placement;
+    cox_arena *arena;
+    cox_trunk_weights trunk;
+    cox_worker *worker;
+    cox_exchange *exchange;
+    cox_engine *engine;
+    harness_result *results;
+};
+
+harness_config harness_config_defaults(const char *folder)
+{
+    return (harness_config){
+        .folder = folder, .exchange = COX_EXCHANGE_AUTO, .engine = cox_engine_options_defaults()};
+}
+
+size_t harness_page_bytes(const char *folder)
+{
+    cox_model *model = NULL;
+    if (cox_model_open(&model, folder) != COX_OK) {
+        fprintf(stderr, "%s\n", cox_status_message());
+        abort();
+    }
+    cox_kv_shape shape = {
+        .n_layers = model->n_layers, .n_kv_heads = model->n_kv_heads, .head_dim = model->head_dim};
+    cox_model_close(model);
+    return cox_kv_page_bytes(&shape);
+}
+
+void harness_result_free(harness_result *result)
+{
+    free(result->tokens);
+    free(result->logits);
+    *result = (harness_result){0};
+}
+
+static bool on_token(void *context, uint64_t id, int32_t token, const cox_logprobs *logprobs)
+{
+    (void)logprobs;
+    harness_result *result = &((harness *)context)->results[id];
+    result->tokens[result->n_tokens++] = token;
+    return false;
+}
+
+static void on_logits(void *context, uint64_t id, int32_t position, const float *logits)
+{
+    harness *h = context;
+    size_t vocab_size = (size_t)h->model->vocab_size;
+    memcpy(h->results[id].logits + (size_t)position * vocab_size, logits, vocab_size * sizeof *logits);
+    h->results[id].n_logits = position + 1;
+}
+
+static void on_done(void *context, uint64_t id, const cox_sequence_result *done)
+{
+    harness_result *result = &((harness *)context)->results[id];
+    result->finish = done->finish;
+    result->n_cached = done->n_cached;
+    memcpy(result->digest, done->digest, sizeof result->digest);
+}
+
+static cox_status make_placement(harness *h)
+{
+    const cox_model *model = h->model;
+    uint8_t *is_moe = calloc((size_t)model->n_layers, 1);
+    for (int32_t l = 0; l < model->n_layers; l++) is_moe[l] = model->layers[l].is_moe;
+    const int32_t *ranks;
+    int32_t n_ranks = cox_cluster_expert_ranks(h->cluster, &ranks);
+    cox_status status = cox_placement_round_robin(&h->placement, model->n_layers, is_moe,
+                                                  model->router.n_experts, ranks, n_ranks);
+    free(is_moe);
+    return status;
+}
+
+static bool hosts_experts(const cox_cluster *cluster)
+{
+    const int32_t *ranks;
+    int32_t n = cox_cluster_expert_ranks(cluster, &ranks);
+    for (int32_t i = 0; i < n; i++) {
+        if (ranks[i] == cox_cluster_rank(cluster)) return true;
+    }
+    return false;
+}
+
+static cox_status load(harness *h, const harness_config *config)
+{
+    cox_status status = cox_model_open(&h->model, config->folder);
+    if (status == COX_OK) status = cox_kernels_select(&h->kernels, config->kernels);
+    if (status == COX_OK) status = cox_arena_create(&h->arena, "load", 0);
+    if (status == COX_OK) status = make_placement(h);
+    if (status == COX_OK && hosts_experts(h->cluster)) {
+        status = cox_worker_create(&h->worker, h->model, h->kernels, h->cluster, h->placement, NULL, NULL);
+    }
+    if (status == COX_OK && cox_cluster_is_coordinator(h->cluster)) {
+        status = cox_model_load_trunk(h->model, h->arena, NULL, NULL, &h->trunk);
+    }
+    return status;
+}
+
+static cox_status start(harness *h, const harness_config *config)
+{
+    cox_exchange_options options = {.kind = config->exchange,
+                                    .n_slots = config->engine.n_slots,
+                                    .max_rows = cox_engine_slot_rows(&config->engine),
+                                    .row_width = h->model->d_model + COX_ROW_TAIL,
+                                    .top_k = h->model->router.top_k,
+                                    .placement = h->placement,
+                                    .host = h->worker ? cox_worker_host : NULL,
+                                    .host_context = h->worker};
+    cox_status status = cox_exchange_create(&h->exchange, h->cluster, &options);
+    if (status == COX_OK && cox_cluster_is_coordinator(h->cluster)) {
+        const cox_engine_events events = {
+            .context = h, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
+        status = cox_engine_create(&h->engine, h->model, &h->trunk, h->kernels, h->cluster, h->placement,
+                                   h->exchange, &config->engine, &events);
+    }
+    return status;
+}
+
+cox_status harness_open(harness **h, cox_cluster *cluster, const harness_config *config)
+{
+    harness *fresh = calloc(1, sizeof *fresh);
+    fresh->cluster = cluster;
+    cox_status status = cox_cluster_agree(cluster, load(fresh, config));
+    if (status == COX_OK) status = cox_cluster_agree(cluster, start(fresh, config));
+    if (status == COX_OK) {
+        *h = fresh;
+    } else {
+        harness_close(fresh);
+    }
+    return status;
+}
+
+void harness_close(harness *h)
+{
+    if (!h) return;
+    cox_engine_destroy(h->engine);
+    cox_exchange_destroy(h->exchange);
+    cox_worker_destroy(h->worker);
+    cox_placement_destroy(h->placement);
+    cox_arena_destroy(h->arena);
+    cox_model_close(h->model);
+    free(h);
+}
+
+const cox_model *harness_model(const harness *h)
+{
+    return h->model;
+}
+
+cox_engine *harness_engine(harness *h)
+{
+    return h->engine;
+}
+
+const char *harness_exchange_name(const harness *h)
+{
+    return cox_exchange_name(h->exchange);
+}
+
+cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results)
+{
+    h->results = results;
+    size_t vocab_size = (size_t)h->model->vocab_size;
+    for (int32_t i = 0; i < n; i++) {
+        const harness_request *r = &requests[i];
+        results[i] = (harness_result){.tokens = calloc((size_t)r->max_tokens + 1, sizeof(int32_t))};
+        if (r->wants_logits) {
+            results[i].logits = calloc((size_t)(r->n_prompt + r->max_tokens) * vocab_size, sizeof(float));
+        }
+        cox_status status =
+            cox_engine_submit(h->engine, &(cox_sequence_request){.id = (uint64_t)i,
+                                                                 .prompt = r->prompt,
+                                                                 .n_prompt = r->n_prompt,
+                                                                 .max_tokens = r->max_tokens,
+                                                                 .sampling = r->sampling,
+                                                                 .ignore_eos = r->ignore_eos,
+                                                                 .wants_digest = true,
+                                                                 .wants_logits = r->wants_logits});
+        if (status != COX_OK) return status;
+    }
+    while (cox_engine_n_sequences(h->engine)) {
+        cox_status status = cox_engine_step(h->engine);
+        if (status != COX_OK) return status;
+    }
+    return COX_OK;
+}
+
+void harness_expect(harness *h, harness_result *results)
+{
+    h->results = results;
+}
+
+cox_status harness_finish(harness *h)
+{
+    cox_status status = cox_exchange_finish(h->exchange, COX_OK);
+    return status == COX_OK && h->worker ? cox_exchange_serve(h->exchange) : status;
+}
+
+cox_status harness_serve(harness *h)
+{
+    return cox_exchange_serve(h->exchange);
+}

@@ -1,0 +1,81 @@
+/*
+ * A whole model on a cluster, for tests: open, load, run token prompts to the end, compare. The programs' own
+ * way of putting the parts together is cli/run.c; this one needs no options and no text.
+ */
+#ifndef COX_TESTS_SUPPORT_HARNESS_H
+#define COX_TESTS_SUPPORT_HARNESS_H
+
+#include "coordinator/engine.h"
+#include "worker/worker.h"
+
+typedef struct harness_config {
+    const char *folder;
+    const char *kernels; /* NULL: auto */
+    cox_exchange_kind exchange;
+    cox_engine_options engine;
+} harness_config;
+harness_config harness_config_defaults(const char *folder);
+
+typedef struct harness_request {
+    const int32_t *prompt;
+    int32_t n_prompt, max_tokens;
+    bool ignore_eos, wants_logits;
+    cox_sampling sampling;
+} harness_request;
+
+typedef struct harness_result {
+    int32_t *tokens; /* generated, malloc'ed */
+    int32_t n_tokens, n_cached;
+    float *logits; /* [n_prompt + max_tokens, vocab_size] when wanted, malloc'ed */
+    int32_t n_logits;
+    cox_finish finish;
+    char digest[65];
+} harness_result;
+void harness_result_free(harness_result *result);
+
+/* Bytes of one page of a model's KV cache; fails the program when the model cannot be opened. */
+size_t harness_page_bytes(const char *folder);
+
+typedef struct harness harness;
+
+/* Collective over the cluster. On error everything is released. */
+cox_status harness_open(harness **h, cox_cluster *cluster, const harness_config *config);
+/* Collective; coordinators have called harness_finish, other hosts harness_serve. NULL is allowed. */
+void harness_close(harness *h);
+
+const cox_model *harness_model(const harness *h);
+cox_engine *harness_engine(harness *h);
+const char *harness_exchange_name(const harness *h);
+
+/* On a coordinator: submits all requests at once and steps until all are done. */
+cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results);
+/* For tests that submit and step themselves: where events go. */
+void harness_expect(harness *h, harness_result *results);
+/* On a coordinator: no more work. Hosts (this one too) stop serving. */
+cox_status harness_finish(harness *h);
+/* On ranks that are no coordinators. */
+cox_status harness_serve(harness *h);
+
+/* A recorded model of tests/golden/models. */
+typedef struct golden {
+    char *folder;
+    int32_t n_prompt, n_greedy, vocab_size;
+    int32_t *prompt, *greedy;
+    float *logits; /* [n_prompt + n_greedy, vocab_size] */
+    float range;   /* largest minus smallest of all logits */
+} golden;
+/* Fails the test program with a message when the folder cannot be read. */
+golden *golden_load(const char *folder);
+void golden_free(golden *g);
+/*
+ * On a coordinator: the logits of every position of prompt and greedy tokens differ by at most tolerance *
+ * range, and generating from the prompt gives the same greedy tokens. With kl_tolerance > 0 (kernels that
+ * round) the tokens may differ and the mean Kullback-Leibler divergence from the recorded distributions is
+ * bounded instead. Prints what differs.
+ */
+bool golden_matches(harness *h, const golden *g, double tolerance, double kl_tolerance);
+/* Folders of all recorded models, sorted; NULL at the end; free with golden_list_free. */
+char **golden_list(void);
+void golden_list_free(char **folders);
+
+#endif

@@ -1,0 +1,190 @@
+/*
+ * The engine's promises on one rank, on a recorded model: the step takes nothing from the heap, sequences
+ * that lose their pages come back with the same bits, prefixes are reused, limits and errors.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/support/allocations.h"
+#include "tests/support/harness.h"
+
+static const char folder[] = "tests/golden/models/qwen3_moe-dense-bf16";
+static cox_cluster *cluster;
+static golden *g;
+
+static harness *open_with(cox_engine_options options)
+{
+    harness_config config = harness_config_defaults(folder);
+    config.engine = options;
+    harness *h = NULL;
+    if (harness_open(&h, cluster, &config) != COX_OK) fail_msg("%s", cox_status_message());
+    return h;
+}
+
+static harness_request request(int32_t max_tokens)
+{
+    return (harness_request){.prompt = g->prompt,
+                             .n_prompt = g->n_prompt,
+                             .max_tokens = max_tokens,
+                             .ignore_eos = true,
+                             .sampling = cox_sampling_defaults()};
+}
+
+static void test_the_step_takes_nothing_from_the_heap(void **state)
+{
+    (void)state;
+    harness *h = open_with(cox_engine_options_defaults());
+    cox_engine *engine = harness_engine(h);
+    harness_request requests[3] = {request(8), request(20), request(15)};
+    harness_result results[3];
+    assert_int_equal(harness_run(h, requests, 1, results), COX_OK); /* OpenMP's own first use */
+    harness_result_free(&results[0]);
+    for (uint64_t i = 0; i < 3; i++) {
+        results[i] = (harness_result){.tokens = calloc(21, sizeof(int32_t))};
+        cox_sequence_request r = {.id = i,
+                                  .prompt = g->prompt,
+                                  .n_prompt = g->n_prompt - (int32_t)i,
+                                  .max_tokens = 20,
+                                  .sampling = cox_sampling_defaults(),
+                                  .ignore_eos = true,
+                                  .wants_digest = true};
+        assert_int_equal(cox_engine_submit(engine, &r), COX_OK);
+    }
+    harness_expect(h, results);
+    uint64_t arenas = cox_heap_allocations(), heap = test_allocations();
+    int n_steps = 0;
+    while (cox_engine_n_sequences(engine)) {
+        assert_int_equal(cox_engine_step(engine), COX_OK);
+        n_steps++;
+    }
+    assert_true(n_steps >= 20);
+    assert_int_equal(cox_heap_allocations(), arenas);
+    assert_int_equal(test_allocations(), heap);
+    void *volatile sign_that_counting_works = malloc(1);
+    assert_int_equal(test_allocations(), heap + 1);
+    free(sign_that_counting_works);
+    for (int i = 0; i < 3; i++) harness_result_free(&results[i]);
+    assert_int_equal(harness_finish(h), COX_OK);
+    harness_close(h);
+}
+
+static void test_sequences_that_lose_their_pages_come_back_the_same(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    char expected[N][65];
+    uint64_t rows[2] = {0};
+    for (int is_tight = 0; is_tight < 2; is_tight++) {
+        cox_engine_options options = cox_engine_options_defaults();
+        options.has_prefix_cache = false; /* so that a recomputed row is counted */
+        if (is_tight) options.kv_bytes = 5 * harness_page_bytes(folder); /* each wants two to four pages */
+        harness *h = open_with(options);
+        harness_request requests[N];
+        harness_result results[N];
+        for (int i = 0; i < N; i++) requests[i] = request(50 + i);
+        assert_int_equal(harness_run(h, requests, N, results), COX_OK);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(results[i].n_tokens, 50 + i);
+            assert_int_equal(results[i].finish, COX_FINISH_LENGTH);
+            assert_memory_equal(results[i].tokens, g->greedy, 50 * sizeof(int32_t));
+            if (is_tight) assert_string_equal(results[i].digest, expected[i]);
+            memcpy(expected[i], results[i].digest, 65);
+            harness_result_free(&results[i]);
+        }
+        rows[is_tight] = cox_engine_counters(harness_engine(h))->rows_computed;
+        assert_int_equal(harness_finish(h), COX_OK);
+        harness_close(h);
+    }
+    assert_true(rows[1] > rows[0]); /* something was recomputed, or this test shows nothing */
+}
+
+static void test_prefixes_are_reused(void **state)
+{
+    (void)state;
+    harness *h = open_with(cox_engine_options_defaults());
+    int32_t all[128];
+    memcpy(all, g->prompt, (size_t)g->n_prompt * sizeof *all);
+    memcpy(all + g->n_prompt, g->greedy, 50 * sizeof *all);
+    harness_request r = request(5);
+    r.prompt = all, r.n_prompt = g->n_prompt + 50;
+    harness_result first, second;
+    assert_int_equal(harness_run(h, &r, 1, &first), COX_OK);
+    assert_int_equal(harness_run(h, &r, 1, &second), COX_OK);
+    assert_int_equal(first.n_cached, 0);
+    assert_int_equal(second.n_cached, (r.n_prompt - 1) / COX_KV_BLOCK * COX_KV_BLOCK);
+    assert_string_equal(first.digest, second.digest);
+    harness_result_free(&first);
+    harness_result_free(&second);
+    assert_int_equal(harness_finish(h), COX_OK);
+    harness_close(h);
+}
+
+static void expect_refusal(harness *h, cox_sequence_request r, cox_status status, const char *words)
+{
+    assert_int_equal(cox_engine_submit(harness_engine(h), &r), status);
+    assert_non_null(strstr(cox_status_message(), words));
+    assert_int_equal(cox_engine_n_sequences(harness_engine(h)), 0);
+}
+
+static void test_requests_that_cannot_be_served_are_refused(void **state)
+{
+    (void)state;
+    cox_engine_options options = cox_engine_options_defaults();
+    options.kv_bytes = 2 * harness_page_bytes(folder);
+    harness *h = open_with(options);
+    static int32_t ids[100000];
+    cox_sequence_request r = {
+        .prompt = ids, .n_prompt = 65, .max_tokens = 1, .sampling = cox_sampling_defaults()};
+    expect_refusal(h, r, COX_TOO_LONG, "--kv-memory");
+    r.n_prompt = 100000;
+    expect_refusal(h, r, COX_TOO_LONG, "context");
+    r.n_prompt = 0;
+    expect_refusal(h, r, COX_INVALID, "no tokens");
+    r.n_prompt = 3, ids[2] = g->vocab_size;
+    expect_refusal(h, r, COX_INVALID, "token 2");
+    ids[2] = -1;
+    expect_refusal(h, r, COX_INVALID, "vocabulary");
+    ids[2] = 0, r.sampling.top_p = -1;
+    expect_refusal(h, r, COX_INVALID, "top_p");
+    assert_int_equal(harness_finish(h), COX_OK);
+    harness_close(h);
+
+    options.kv_bytes = 1;
+    harness_config config = harness_config_defaults(folder);
+    config.engine = options;
+    assert_int_equal(harness_open(&h, cluster, &config), COX_INVALID);
+    assert_non_null(strstr(cox_status_message(), "--kv-memory"));
+}
+
+static int open_cluster(void **state)
+{
+    (void)state;
+    cox_cluster_options options = cox_cluster_options_defaults();
+    g = golden_load(folder);
+    return cox_cluster_create(&cluster, &options);
+}
+
+static int close_cluster(void **state)
+{
+    (void)state;
+    golden_free(g);
+    cox_cluster_destroy(cluster);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_step_takes_nothing_from_the_heap),
+        cmocka_unit_test(test_sequences_that_lose_their_pages_come_back_the_same),
+        cmocka_unit_test(test_prefixes_are_reused),
+        cmocka_unit_test(test_requests_that_cannot_be_served_are_refused),
+    };
+    return cmocka_run_group_tests(tests, open_cluster, close_cluster);
+}

@@ -1,0 +1,310 @@
+/*
+ * Sessions over an engine that speaks a script: this file defines the engine's functions itself (so the
+ * linker never takes the real ones), and every sequence "generates" the ids of a given text. Streaming, stop
+ * strings, records.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "coordinator/session.h"
+
+/* --- The scripted engine --- */
+
+struct cox_engine {
+    cox_engine_events events;
+};
+
+static struct {
+    cox_tokens script; /* what every sequence says */
+    uint64_t ids[8];   /* of running sequences */
+    int32_t n_said[8], n_most[8], n_prompt, n_sequences;
+    cox_status refuses;
+} said;
+
+cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const cox_trunk_weights *trunk,
+                             const cox_kernels *kernels, cox_cluster *cluster, const cox_placement *placement,
+                             cox_exchange *exchange, const cox_engine_options *options,
+                             const cox_engine_events *events)
+{
+    (void)model, (void)trunk, (void)kernels, (void)cluster, (void)placement, (void)exchange, (void)options;
+    *engine = calloc(1, sizeof **engine);
+    assert_non_null(*engine);
+    (*engine)->events = *events;
+    return COX_OK;
+}
+
+void cox_engine_destroy(cox_engine *engine)
+{
+    free(engine);
+}
+
+cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request)
+{
+    (void)engine;
+    if (said.refuses != COX_OK) return cox_fail(said.refuses, "the prompt is longer than the context");
+    assert_in_range(said.n_sequences, 0, 7);
+    said.n_prompt = request->n_prompt;
+    said.ids[said.n_sequences] = request->id;
+    said.n_most[said.n_sequences] = request->max_tokens;
+    said.n_said[said.n_sequences++] = 0;
+    return COX_OK;
+}
+
+static void end_sequence(cox_engine *engine, int32_t i, cox_finish finish)
+{
+    const cox_sequence_result result = {
+        .finish = finish, .n_prompt = said.n_prompt, .n_generated = said.n_said[i], .digest = "d1"};
+    uint64_t id = said.ids[i];
+    said.n_sequences--;
+    said.ids[i] = said.ids[said.n_sequences];
+    said.n_said[i] = said.n_said[said.n_sequences];
+    said.n_most[i] = said.n_most[said.n_sequences];
+    engine->events.on_done(engine->events.context, id, &result);
+}
+
+cox_status cox_engine_step(cox_engine *engine)
+{
+    for (int32_t i = said.n_sequences - 1; i >= 0; i--) {
+        int32_t n = said.n_said[i]++;
+        bool is_over = n == (int32_t)said.script.n;
+        int32_t token = is_over ? 0 : said.script.ids[n]; /* 0 is the model's eos id below */
+        const cox_logprobs logprobs = {.token = -0.5f, .n = 1, .ids = {token}, .values = {-0.5f}};
+        bool stops = engine->events.on_token(engine->events.context, said.ids[i], token, &logprobs);
+        if (stops || is_over) {
+            end_sequence(engine, i, COX_FINISH_STOP);
+        } else if (said.n_said[i] == said.n_most[i]) {
+            end_sequence(engine, i, COX_FINISH_LENGTH);
+        }
+    }
+    return COX_OK;
+}
+
+const cox_counters *cox_engine_counters(const cox_engine *engine)
+{
+    (void)engine;
+    static const cox_counters none;
+    return &none;
+}
+
+/* --- The test's session --- */
+
+typedef struct heard {
+    char text[512]; /* streamed */
+    size_t n_text;
+    cox_record *record; /* a copy */
+    int n_records;
+} heard;
+
+static cox_tokenizer *tokenizer;
+static cox_model model = {.n_eos = 1, .eos_ids = {0}};
+
+static void on_text(void *context, uint64_t id, const char *text, size_t n)
+{
+    heard *h = context;
+    assert_true(id == 5);
+    assert_true(n > 0 && h->n_text + n < sizeof h->text);
+    assert_int_not_equal((unsigned char)text[0] & 0xc0, 0x80); /* pieces begin where a character does */
+    memcpy(h->text + h->n_text, text, n);
+    h->n_text += n;
+}
+
+static void on_record(void *context, const cox_record *record)
+{
+    heard *h = context;
+    h->n_records++;
+    uint8_t *bytes = malloc(cox__record__get_packed_size(record) + 1);
+    assert_non_null(bytes);
+    size_t n = cox__record__pack(record, bytes);
+    h->record = cox__record__unpack(NULL, n, bytes);
+    free(bytes);
+}
+
+static cox_session *open_session(heard *h, const char *no_template)
+{
+    const cox_session_parts parts = {.model = &model, .tokenizer = tokenizer, .no_template = no_template};
+    const cox_session_events events = {.context = h, .on_text = on_text, .on_record = on_record};
+    const cox_engine_options options = {0};
+    cox_session *session = NULL;
+    assert_int_equal(cox_session_create(&session, &parts, &options, &events), COX_OK);
+    return session;
+}
+
+static cox_request *make_request(const char *stop)
+{
+    cox_request *request = cox_request_create();
+    assert_non_null(request);
+    request->id = 5;
+    request->max_tokens = 1000;
+    request->wants_text = 1;
+    assert_int_equal(cox_request_set(&request->prompt, "hello"), COX_OK);
+    if (stop) assert_int_equal(cox_request_add_stop(request, stop), COX_OK);
+    return request;
+}
+
+/* Says `text` to one request; the result is in *h. */
+static void say(heard *h, const char *text, cox_request *request)
+{
+    memset(h, 0, sizeof *h);
+    said.script.n = 0;
+    said.n_sequences = 0;
+    if (*text) {
+        assert_int_equal(cox_tokenizer_encode(tokenizer, text, strlen(text), false, &said.script), COX_OK);
+    }
+    cox_session *session = open_session(h, "no template here");
+    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
+    cox_session_destroy(session);
+    assert_int_equal(h->n_records, 1);
+    h->text[h->n_text] = '\0';
+    assert_string_equal(h->text, h->record->text);
+}
+
+static void check(const char *text, const char *stop, const char *shown)
+{
+    heard h;
+    say(&h, text, make_request(stop));
+    assert_int_equal(h.record->status_code, 200);
+    assert_string_equal(h.record->text, shown);
+    assert_string_equal(h.record->finish_reason, "stop");
+    cox_record_destroy(h.record);
+}
+
+static void test_texts_arrive_whole(void **state)
+{
+    (void)state;
+    check("To make a kite, fold paper.", NULL, "To make a kite, fold paper.");
+    check("caf\xc3\xa9 \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x99\x82!", NULL,
+          "caf\xc3\xa9 \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x99\x82!");
+    check("", NULL, "");
+}
+
+static void test_stop_strings_span_tokens(void **state)
+{
+    (void)state;
+    check("one two three four", "o thr", "one tw");
+    check("one two three four", "one", "");
+    check("one two three four", "four", "one two three ");
+    check("one two three four", "four!", "one two three four");
+    check("caf\xc3\xa9 \xf0\x9f\x99\x82 tail", "\xf0\x9f\x99\x82", "caf\xc3\xa9 ");
+}
+
+/* Generation ends with the step in which the stop string is complete, not later. */
+static void test_a_stop_ends_the_sequence(void **state)
+{
+    (void)state;
+    heard h;
+    say(&h, "one two three four", make_request("two"));
+    int32_t n_all = (int32_t)said.script.n;
+    assert_true(h.record->n_generated < n_all);
+    cox_record_destroy(h.record);
+}
+
+static void test_lengths_and_logprobs(void **state)
+{
+    (void)state;
+    heard h;
+    cox_request *request = make_request(NULL);
+    request->max_tokens = 3;
+    request->sampling->n_logprobs = 1;
+    request->wants_digest = 1;
+    say(&h, "one two three four five six", request);
+    assert_string_equal(h.record->finish_reason, "length");
+    assert_int_equal(h.record->n_generated, 3);
+    assert_true(h.record->has_logprobs);
+    assert_int_equal(h.record->n_logprobs, 3);
+    assert_int_equal(h.record->logprobs[0]->n_top, 1);
+    assert_true(h.record->logprobs[0]->token->token.len > 0);
+    assert_string_equal(h.record->digest, "d1");
+    assert_true(h.record->n_prompt > 0);
+    cox_record_destroy(h.record);
+}
+
+/* Half a character at the end of a text cut by its length becomes U+FFFD, in the stream and in the record
+ * alike. */
+static void test_half_a_character_at_the_end(void **state)
+{
+    (void)state;
+    heard h;
+    cox_request *request = make_request(NULL);
+    request->max_tokens = 1;
+    say(&h, "\xf0\x9f\x99\x82", request);
+    assert_true(said.script.n > 1); /* the organism's vocabulary has no smile */
+    assert_string_equal(h.record->text, "\xef\xbf\xbd");
+    cox_record_destroy(h.record);
+}
+
+static void refuse(cox_request *request, int32_t code, const char *word)
+{
+    heard h = {0};
+    said.n_sequences = 0;
+    cox_session *session = open_session(&h, "no template here");
+    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_n_requests(session), 0);
+    assert_int_equal(h.n_records, 1);
+    assert_int_equal(h.record->status_code, code);
+    assert_non_null(strstr(h.record->error_message, word));
+    cox_record_destroy(h.record);
+    cox_session_destroy(session);
+}
+
+static void test_bad_requests_become_records(void **state)
+{
+    (void)state;
+    cox_request *request = make_request(NULL);
+    request->is_chat = 1;
+    assert_int_equal(cox_request_add_message(request, "user", "hi"), COX_OK);
+    refuse(request, 400, "no template here");
+    request = make_request(NULL);
+    request->sampling->top_p = 2;
+    refuse(request, 400, "top_p");
+    request = make_request(NULL);
+    assert_int_equal(cox_request_set(&request->prompt, "bad \xff"), COX_OK);
+    refuse(request, 400, "UTF-8");
+    said.refuses = COX_TOO_LONG;
+    refuse(make_request(NULL), 400, "context");
+    said.refuses = COX_NO_MEMORY;
+    refuse(make_request(NULL), 503, "context");
+    said.refuses = COX_OK;
+}
+
+static int load_tokenizer(void **state)
+{
+    (void)state;
+    glob_t found;
+    if (glob("models/*/tokenizer.json", 0, NULL, &found) != 0) return -1;
+    char *folder = strdup(found.gl_pathv[0]);
+    globfree(&found);
+    *strrchr(folder, '/') = '\0';
+    cox_status status = cox_tokenizer_load(&tokenizer, folder);
+    free(folder);
+    return status == COX_OK ? 0 : -1;
+}
+
+static int free_tokenizer(void **state)
+{
+    (void)state;
+    cox_tokenizer_destroy(tokenizer);
+    cox_tokens_free(&said.script);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_texts_arrive_whole),
+        cmocka_unit_test(test_stop_strings_span_tokens),
+        cmocka_unit_test(test_a_stop_ends_the_sequence),
+        cmocka_unit_test(test_lengths_and_logprobs),
+        cmocka_unit_test(test_half_a_character_at_the_end),
+        cmocka_unit_test(test_bad_requests_become_records),
+    };
+    return cmocka_run_group_tests(tests, load_tokenizer, free_tokenizer);
+}

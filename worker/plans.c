@@ -1,0 +1,186 @@
+/*
+ * Letters are read only when a row names a plan that is not here yet: an unsteered job never looks. A plan's
+ * letter was sent before the first row that names it, on another channel, so it may arrive a moment later.
+ */
+#include "worker/plans.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/counters.h"
+
+typedef struct held_plan {
+    struct held_plan *next;
+    int32_t id;
+    cox_plan *plan;
+} held_plan;
+
+struct cox_worker_plans {
+    cox_cluster *cluster;
+    const cox_kernels *kernels;
+    int32_t d_model;
+    held_plan *first; /* most recently used in front */
+    float *scratch;   /* [n_threads, d_model] */
+    uint64_t n_hits;
+};
+
+enum { LATE_S = 8 };
+
+cox_status cox_worker_plans_create(cox_worker_plans **plans, cox_cluster *cluster, const cox_kernels *kernels,
+                                   int32_t d_model)
+{
+    cox_worker_plans *p = calloc(1, sizeof *p);
+    float *scratch = calloc((size_t)d_model, sizeof *scratch);
+    if (!p || !scratch) {
+        free(p);
+        free(scratch);
+        return cox_fail(COX_NO_MEMORY, "out of memory for steering on an expert host");
+    }
+    *p = (cox_worker_plans){.cluster = cluster, .kernels = kernels, .d_model = d_model, .scratch = scratch};
+    *plans = p;
+    return COX_OK;
+}
+
+static void free_held(held_plan *held)
+{
+    cox_plan_free(held->plan);
+    free(held);
+}
+
+void cox_worker_plans_destroy(cox_worker_plans *plans)
+{
+    if (!plans) return;
+    for (held_plan *held = plans->first, *next; held; held = next) {
+        next = held->next;
+        free_held(held);
+    }
+    free(plans->scratch);
+    free(plans);
+}
+
+int32_t cox_worker_plans_count(const cox_worker_plans *plans)
+{
+    int32_t n = 0;
+    for (const held_plan *held = plans->first; held; held = held->next) n++;
+    return n;
+}
+
+uint64_t cox_worker_plans_n_hits(const cox_worker_plans *plans)
+{
+    return plans->n_hits;
+}
+
+static void drop_plan(cox_worker_plans *plans, int32_t id)
+{
+    for (held_plan **link = &plans->first; *link; link = &(*link)->next) {
+        if ((*link)->id != id) continue;
+        held_plan *held = *link;
+        *link = held->next;
+        free_held(held);
+        return;
+    }
+}
+
+static cox_status take_letter(cox_worker_plans *plans, const unsigned char *data, size_t n)
+{
+    cox_plan_letter letter;
+    if (n < sizeof letter) return cox_fail(COX_INTERNAL, "a plan's letter of %zu bytes", n);
+    memcpy(&letter, data, sizeof letter);
+    if (n == sizeof letter) {
+        drop_plan(plans, letter.plan);
+        return COX_OK;
+    }
+    held_plan *held = calloc(1, sizeof *held);
+    if (!held) return cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+    const int32_t *indices;
+    cox_status status = cox_plan_unpack(&held->plan, &indices, data + sizeof letter, n - sizeof letter);
+    if (status != COX_OK) {
+        free(held);
+        return status;
+    }
+    held->id = letter.plan;
+    held->next = plans->first;
+    plans->first = held;
+    return COX_OK;
+}
+
+static cox_status read_letters(cox_worker_plans *plans)
+{
+    for (;;) {
+        int32_t from;
+        void *data;
+        size_t n;
+        cox_status status = cox_mailbox_poll(plans->cluster, COX_MAIL_STEERING, &from, &data, &n);
+        if (status != COX_OK || !data) return status;
+        status = take_letter(plans, data, n);
+        free(data);
+        if (status != COX_OK) return status;
+    }
+}
+
+static const cox_plan *find(cox_worker_plans *plans, int32_t id)
+{
+    for (held_plan **link = &plans->first; *link; link = &(*link)->next) {
+        if ((*link)->id != id) continue;
+        held_plan *held = *link;
+        *link = held->next; /* to the front: rows of one plan come together */
+        held->next = plans->first;
+        plans->first = held;
+        return held->plan;
+    }
+    return NULL;
+}
+
+static cox_status find_or_wait(cox_worker_plans *plans, int32_t id, const cox_plan **plan)
+{
+    double start = cox_now_s();
+    while (!(*plan = find(plans, id))) {
+        cox_status status = read_letters(plans);
+        if (status != COX_OK) return status;
+        if (cox_now_s() - start > LATE_S)
+            return cox_fail(COX_INTERNAL, "plan %d never came to this rank", id);
+        if (!(*plan = find(plans, id))) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    }
+    return COX_OK;
+}
+
+/* One reply of expert `expert`: y_e [d_model] and its tag behind it. */
+static void steer_reply(cox_worker_plans *plans, const cox_plan *plan, int32_t layer, int32_t expert,
+                        const cox_row_tag *tag, float *reply)
+{
+    cox_reply_tag done = {0};
+    for (int k = 0; k < COX_PLAN_MAX_STACK; k++) done.effects[k].there = -1, done.effects[k].added = 0;
+    int32_t n, stacked = 0;
+    const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
+    for (int32_t i = 0; i < n && stacked < COX_PLAN_MAX_STACK; i++) {
+        const cox_intervention *v = &plan->interventions[list[i]];
+        if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
+        int32_t k = stacked++;
+        if (!cox_positions_contain(&v->positions, tag->position, tag->n_prompt)) continue;
+        cox_steer_effect effect;
+        cox_intervention_apply(v, plans->kernels, reply, plans->scratch, &effect);
+        if (!effect.was_applied) continue;
+        done.effects[k].there = effect.norm_there, done.effects[k].added = effect.norm_added;
+        plans->n_hits++;
+    }
+    memcpy(reply + plans->d_model, &done, sizeof done);
+}
+
+cox_status cox_worker_plans_steer(cox_worker_plans *plans, const cox_work *work, const cox_expert_id *experts)
+{
+    size_t width = (size_t)plans->d_model + COX_ROW_TAIL;
+    for (int32_t row = 0; row < work->n_rows; row++) {
+        cox_row_tag tag;
+        memcpy(&tag, work->rows + (size_t)row * width + plans->d_model, sizeof tag);
+        if (tag.plan == 0) continue;
+        const cox_plan *plan;
+        cox_status status = find_or_wait(plans, tag.plan, &plan);
+        if (status != COX_OK) return status;
+        for (int32_t r = work->route_offsets[row]; r < work->route_offsets[row + 1]; r++) {
+            steer_reply(plans, plan, work->layer, experts[work->experts[r].value].value, &tag,
+                        work->replies + (size_t)r * width);
+        }
+    }
+    return COX_OK;
+}
