@@ -154,11 +154,12 @@ static void test_rows_out_of_scope(void **state)
     const cox_vector vector = {
         .name = "cue", .data = cue, .width = M_EXPERTS, .site = COX_SITE_UNSTATED, .layer = -1, .expert = -1};
     assert_int_equal(cox_vector_file_write(path_of("cue.safetensors"), &vector, 1), COX_OK);
+    static const char biased_when[] = "'op': 'bias', 'expert': 7, 'value': 9,"
+                                      "'when': {'vector': 'cue.safetensors', 'cosine_above': 0.999}";
     const char *const edits[] = {"'op': 'force_in', 'expert': 7, 'positions': 'generated'",
                                  "'op': 'force_out', 'expert': 0, 'strength': 0",
                                  "'op': 'pin', 'routes': 'two.safetensors'",
-                                 "'op': 'bias', 'expert': 7, 'value': 9,"
-                                 "'when': {'vector': 'cue.safetensors', 'cosine_above': 0.999}"};
+                                 biased_when};
     for (size_t i = 0; i < 4; i++) {
         char text[512];
         snprintf(text, sizeof text, "{'interventions': [{'site': 'router_logits', 'layer': 0, %s}]}",
