@@ -1,4 +1,5 @@
-/* Counts every malloc, calloc, realloc and aligned allocation of the whole process, libraries included. */
+/* Counts every malloc, calloc, realloc and aligned allocation of the whole process, libraries included (but
+ * see allocations.c on clang). */
 #ifndef COX_TESTS_SUPPORT_ALLOCATIONS_H
 #define COX_TESTS_SUPPORT_ALLOCATIONS_H
 

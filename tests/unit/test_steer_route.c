@@ -158,8 +158,7 @@ static void test_rows_out_of_scope(void **state)
                                       "'when': {'vector': 'cue.safetensors', 'cosine_above': 0.999}";
     const char *const edits[] = {"'op': 'force_in', 'expert': 7, 'positions': 'generated'",
                                  "'op': 'force_out', 'expert': 0, 'strength': 0",
-                                 "'op': 'pin', 'routes': 'two.safetensors'",
-                                 biased_when};
+                                 "'op': 'pin', 'routes': 'two.safetensors'", biased_when};
     for (size_t i = 0; i < 4; i++) {
         char text[512];
         snprintf(text, sizeof text, "{'interventions': [{'site': 'router_logits', 'layer': 0, %s}]}",
