@@ -461,6 +461,17 @@ cox_status cox_exchange_combine_begin(cox_exchange *x, int32_t slot_index)
     return COX_OK;
 }
 
+/* A coordinator that hangs may jam this rank's messages to everybody (it gives no buffers back), so that an
+ * expert's rank seems to owe what it was never sent. */
+static void blame_coordinators(const cox_exchange *x)
+{
+    const cox__wait since_heard = {0};
+    for (int32_t c = 0; c < x->cluster->n_coordinators; c++) {
+        if (c == x->cluster->rank || x->is_finished[c]) continue;
+        cox__wait_blame(x->cluster, &since_heard, c, x->cluster->hang_s, "its next step");
+    }
+}
+
 /* Waits for the replies of a slot, serving other coordinators meanwhile. */
 static void await(cox_exchange *x, int32_t slot)
 {
@@ -473,6 +484,7 @@ static void await(cox_exchange *x, int32_t slot)
         if (x->backend->serve(x)) {
             cox__wait_again(&wait);
         } else if (cox__wait_turn(x->cluster, &wait)) {
+            blame_coordinators(x);
             x->backend->blame(x, slot, &wait);
         }
     }
