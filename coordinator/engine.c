@@ -4,7 +4,9 @@
  */
 #include "coordinator/engine.h"
 
+#include <assert.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -146,6 +148,7 @@ static cox_status take_memory(cox_engine *e)
                         cox_kv_page_bytes(&shape), COX_KV_BLOCK);
     }
     e->n_pages = shape.n_pages;
+    assert(omp_get_max_threads() <= cox_cluster_n_threads(e->cluster)); /* scratch is per thread */
     take_buffers(e, e->arena, cox_cluster_n_threads(e->cluster), &failed);
     cox_status status = failed ? COX_NO_MEMORY : cox_kv_cache_create(&e->kv, e->arena, &shape);
     for (int32_t s = 0; s < e->options.n_slots && status == COX_OK; s++) {

@@ -1,7 +1,7 @@
 /*
- * What only the whole plan can tell: how much is stacked on one expert, and whether the router's edits of one
- * layer can be carried out together. Two interventions count together when their positions can meet; a
- * condition counts as met.
+ * What only the whole plan can tell: how much is stacked on one expert (whatever the positions: each has its
+ * place in the reply's tag), and whether the router's edits of one layer can be carried out together. Two
+ * edits count together when their positions can meet; a condition counts as met.
  */
 #include <stdlib.h>
 #include <string.h>

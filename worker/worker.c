@@ -6,6 +6,8 @@
  */
 #include "worker/worker.h"
 
+#include <assert.h>
+#include <omp.h>
 #include <string.h>
 
 #include "base/arena.h"
@@ -51,6 +53,7 @@ static cox_status take_scratch(cox_worker *worker, int32_t n_most)
     const cox_model *model = worker->model;
     cox_arena *arena = worker->arena;
     size_t most = (size_t)n_most, pieces = PIECE_ROUTES;
+    assert(omp_get_max_threads() <= cox_cluster_n_threads(worker->cluster)); /* scratch is per thread */
     worker->expert_offsets = cox_arena_array(arena, most + 1, sizeof(int32_t));
     worker->next = cox_arena_array(arena, most, sizeof(int32_t));
     worker->route_rows = cox_arena_array(arena, pieces, sizeof(int32_t));

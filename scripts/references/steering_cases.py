@@ -1,4 +1,4 @@
-"""The plans whose effect is recorded: every site with every operation and weighting that DESIGN.md section 6 allows, then
+"""The plans whose effect is recorded: every site with every operation and weighting that docs/steering.md allows, then
 scopes, conditions, stacks and strengths. A case is (id, build, wants): build(attempt) gives the plan, a little different
 at each attempt, so that an attempt whose margins are too small can be followed by another; wants says what the case must
 show: "effect", "same" (as unsteered), and "greedy" (24 tokens are generated as well).

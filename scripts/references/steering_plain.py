@@ -103,7 +103,7 @@ class Run:
             else:
                 into += [e for e in names if e not in into]
             self._count(i, layer, position)
-        # the choice as DESIGN.md says it: the rule's, then one place after the other taken by a forced expert
+        # the choice as docs/steering.md says it: the rule's, then one place after the other taken by a forced expert
         chosen = [e for e in np.argsort(-z, kind="stable") if e not in out][:k]
         for e in into:
             if e not in chosen:

@@ -1,6 +1,6 @@
 """Plans that must be refused before any token is computed: tests/golden/steering/refused.json.
 
-Generated, not a sample: every operation at every site and under every weighting that DESIGN.md section 6 does not allow.
+Generated, not a sample: every operation at every site and under every weighting that docs/steering.md does not allow.
 Then what is out of range, of the wrong shape, unreachable or contradictory. Paths are relative to the folder of the model
 that is named; `reason` is a word or two that the message must contain.
 """

@@ -1,7 +1,7 @@
 /*
- * Speed of the kernels against what the machine can do: prefill (many rows) against OpenBLAS sgemm and the
- * FMA peak measured here, decode (few rows) against the read bandwidth measured here. Each figure is the
- * best of several runs. Usage: bench_kernels [set] [threads]
+ * Speed of the kernels against what the machine can do: prefill (many rows) against OpenBLAS sgemm, decode
+ * (few rows) against the read bandwidth measured here. Each figure is the best of several runs. Usage:
+ * bench_kernels [set] [threads]
  */
 #include <omp.h>
 #include <stdio.h>

@@ -109,7 +109,8 @@ static cox_status load(harness *h, const harness_config *config)
     return status;
 }
 
-static cox_status start(harness *h, const harness_config *config)
+/* Collective; agrees by itself. */
+static cox_status start_exchange(harness *h, const harness_config *config)
 {
     cox_exchange_options options = {.kind = config->exchange,
                                     .n_slots = config->engine.n_slots,
@@ -119,14 +120,16 @@ static cox_status start(harness *h, const harness_config *config)
                                     .placement = h->placement,
                                     .host = h->worker ? cox_worker_host : NULL,
                                     .host_context = h->worker};
-    cox_status status = cox_exchange_create(&h->exchange, h->cluster, &options);
-    if (status == COX_OK && cox_cluster_is_coordinator(h->cluster)) {
-        const cox_engine_events events = {
-            .context = h, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
-        status = cox_engine_create(&h->engine, h->model, &h->trunk, h->kernels, h->cluster, h->placement,
-                                   h->exchange, &config->engine, &events);
-    }
-    return status;
+    return cox_exchange_create(&h->exchange, h->cluster, &options);
+}
+
+static cox_status start_engine(harness *h, const harness_config *config)
+{
+    if (!cox_cluster_is_coordinator(h->cluster)) return COX_OK;
+    const cox_engine_events events = {
+        .context = h, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
+    return cox_engine_create(&h->engine, h->model, &h->trunk, h->kernels, h->cluster, h->placement,
+                             h->exchange, &config->engine, &events);
 }
 
 cox_status harness_open(harness **h, cox_cluster *cluster, const harness_config *config)
@@ -134,7 +137,8 @@ cox_status harness_open(harness **h, cox_cluster *cluster, const harness_config 
     harness *fresh = calloc(1, sizeof *fresh);
     fresh->cluster = cluster;
     cox_status status = cox_cluster_agree(cluster, load(fresh, config));
-    if (status == COX_OK) status = cox_cluster_agree(cluster, start(fresh, config));
+    if (status == COX_OK) status = start_exchange(fresh, config);
+    if (status == COX_OK) status = cox_cluster_agree(cluster, start_engine(fresh, config));
     if (status == COX_OK) {
         *h = fresh;
     } else {
