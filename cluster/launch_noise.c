@@ -33,12 +33,17 @@ void cox__noise_flush(cox__noise *s)
     s->is_box = false;
 }
 
-/* "[host:pid] 2 more processes have sent help message ..." and the line that follows it */
-static bool is_summary(const char *line)
+/* "[host:pid] 2 more processes have sent help message ..." and the line that follows it; and what mpirun logs
+ * when it cannot read such a message ("ORTE_ERROR_LOG: Data unpack ... in file orte/util/show_help.c", Open MPI
+ * issue 8356: the box of a rank that was ended while it said that it was ended). */
+static bool is_about_boxes(const char *line)
 {
-    return line[0] == '[' &&
-           (strstr(line, "have sent help message") || strstr(line, "has sent help message") ||
-            strstr(line, "orte_base_help_aggregate"));
+    static const char *const signs[] = {"have sent help message", "has sent help message",
+                                        "orte_base_help_aggregate", "util/show_help.c at line"};
+    for (size_t i = 0; line[0] == '[' && i < sizeof signs / sizeof *signs; i++) {
+        if (strstr(line, signs[i])) return true;
+    }
+    return false;
 }
 
 /* A whole line has been held. */
@@ -49,7 +54,7 @@ static void end_line(cox__noise *s)
     bool is_dashes =
         s->n_held - s->line_at == n_dashes && memcmp(s->held + s->line_at, DASHES, n_dashes) == 0;
     if (!s->is_box && !is_dashes) {
-        if (is_summary(s->held)) s->n_held = 0;
+        if (is_about_boxes(s->held)) s->n_held = 0;
         cox__noise_flush(s);
     } else if (s->is_box && is_dashes) {
         for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++) {

@@ -157,6 +157,29 @@ killed-launcher) # nobody is left behind
     finish 10
     no_zombies
     ;;
+noise) # of all that an mpirun says, only what tells something passes
+    mkdir "$folder/bin"
+    cat >"$folder/bin/mpirun" <<'END'
+#!/bin/bash
+dashes=$(printf -- '-%.0s' {1..74})
+exec >&2
+echo "[host:1] [[1,0],0] ORTE_ERROR_LOG: Out of resource in file ../../../orte/util/show_help.c at line 501"
+echo "[host:1] [[1,0],0] ORTE_ERROR_LOG: Data unpack had inadequate space in file ../../../orte/util/show_help.c at line 513"
+printf '%s\nMPI_ABORT was invoked on rank 1 in communicator\n%s\n' "$dashes" "$dashes"
+echo "[host:1] 1 more process has sent help message help-mpi-api.txt / mpi-abort"
+echo "[host:1] Set MCA parameter \"orte_base_help_aggregate\" to 0 to see all help / error messages"
+echo "[host:1] [[1,0],0] ORTE_ERROR_LOG: Not found in file ess_hnp_module.c at line 320"
+printf '%s\nmpirun noticed that process rank 0 exited on signal 9\n%s\n' "$dashes" "$dashes"
+exit 7
+END
+    chmod +x "$folder/bin/mpirun"
+    PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1
+    code=$?
+    exits 7
+    [ "$(wc -l <"$out")" -eq 4 ] || fail "noise"
+    says 'Not found in file ess_hnp_module.c'
+    says '^mpirun noticed that process rank 0 exited on signal 9$'
+    ;;
 no-mpirun)
     mkdir "$folder/empty"
     PATH=$folder/empty "$job" 2 ok >"$out" 2>&1
