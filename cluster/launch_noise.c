@@ -34,8 +34,8 @@ void cox__noise_flush(cox__noise *s)
 }
 
 /* "[host:pid] 2 more processes have sent help message ..." and the line that follows it; and what mpirun logs
- * when it cannot read such a message ("ORTE_ERROR_LOG: Data unpack ... in file orte/util/show_help.c", Open MPI
- * issue 8356: the box of a rank that was ended while it said that it was ended). */
+ * when it cannot read such a message ("ORTE_ERROR_LOG: Data unpack ... in file orte/util/show_help.c", Open
+ * MPI issue 8356: the box of a rank that was ended while it said that it was ended). */
 static bool is_about_boxes(const char *line)
 {
     static const char *const signs[] = {"have sent help message", "has sent help message",

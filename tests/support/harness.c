@@ -174,6 +174,11 @@ const char *harness_exchange_name(const harness *h)
     return cox_exchange_name(h->exchange);
 }
 
+const char *harness_kernels_name(const harness *h)
+{
+    return cox_kernels_name(h->kernels);
+}
+
 cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results)
 {
     h->results = results;

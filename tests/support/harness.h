@@ -46,6 +46,7 @@ void harness_close(harness *h);
 const cox_model *harness_model(const harness *h);
 cox_engine *harness_engine(harness *h);
 const char *harness_exchange_name(const harness *h);
+const char *harness_kernels_name(const harness *h);
 
 /* On a coordinator: submits all requests at once and steps until all are done. */
 cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results);
@@ -58,22 +59,29 @@ cox_status harness_serve(harness *h);
 
 /* A recorded model of tests/golden/models. */
 typedef struct golden {
-    char *folder;
-    int32_t n_prompt, n_greedy, vocab_size;
+    char *folder; /* of the recording */
+    char *model;  /* the checkpoint's folder: the same, or what golden.json names by "model" */
+    int32_t n_prompt, n_greedy, vocab_size, n_rows;
     int32_t *prompt, *greedy;
-    float *logits; /* [n_prompt + n_greedy, vocab_size] */
-    float range;   /* largest minus smallest of all logits */
+    int32_t *rows; /* [n_rows] positions of the recorded logits, ascending; all unless the file says which */
+    float *logits; /* [n_rows, vocab_size] */
+    float range;   /* largest minus smallest of the recorded logits */
 } golden;
 /* Fails the test program with a message when the folder cannot be read. */
 golden *golden_load(const char *folder);
 void golden_free(golden *g);
 /*
- * On a coordinator: the logits of every position of prompt and greedy tokens differ by at most tolerance *
- * range, and generating from the prompt gives the same greedy tokens. With kl_tolerance > 0 (kernels that
- * round) the tokens may differ and the mean Kullback-Leibler divergence from the recorded distributions is
- * bounded instead. Prints what differs.
+ * On a coordinator: the recorded logits of prompt and greedy tokens (every position of a reference model)
+ * differ by at most tolerance * range, and generating from the prompt gives the same greedy tokens. With
+ * kl_tolerance > 0 (kernels that round) the tokens may differ and the mean Kullback-Leibler divergence from
+ * the recorded distributions is bounded instead. Prints the largest difference, and what differs too much.
  */
-bool golden_matches(harness *h, const golden *g, double tolerance, double kl_tolerance);
+typedef struct golden_difference {
+    double of_range, mean_kl;
+} golden_difference;
+/* [out] difference: may be NULL. */
+bool golden_matches(harness *h, const golden *g, double tolerance, double kl_tolerance,
+                    golden_difference *difference);
 /* Folders of all recorded models, sorted; NULL at the end; free with golden_list_free. */
 char **golden_list(void);
 void golden_list_free(char **folders);

@@ -16,11 +16,11 @@ static void compare(const char *kernels, double tolerance, double kl_tolerance)
     char **folders = golden_list();
     for (char **folder = folders; *folder; folder++) {
         golden *g = golden_load(*folder);
-        harness_config config = harness_config_defaults(*folder);
+        harness_config config = harness_config_defaults(g->model);
         config.kernels = kernels;
         harness *h = NULL;
         if (harness_open(&h, cluster, &config) != COX_OK) fail_msg("%s: %s", *folder, cox_status_message());
-        assert_true(golden_matches(h, g, tolerance, kl_tolerance));
+        assert_true(golden_matches(h, g, tolerance, kl_tolerance, NULL));
         assert_int_equal(harness_finish(h), COX_OK);
         harness_close(h);
         golden_free(g);
