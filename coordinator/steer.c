@@ -122,26 +122,31 @@ void cox__steer_tag(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t 
     int32_t row = slot->first + i, n, top_k = engine->model->router.top_k;
     const cox__sequence *s = sequence_of(engine, row);
     cox_row_tag tag = {0};
-    slot->is_tagged[i] = 0;
     if (s->steering && s->steering->has_routed[layer]) {
         const cox_plan *plan = s->steering->plan;
         const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
-        for (int32_t k = 0; k < n && !slot->is_tagged[i]; k++) {
-            const cox_intervention *v = &plan->interventions[list[k]];
-            if (v->weighting != COX_WEIGHTING_ROUTED || !in_scope(engine, v, row)) continue;
-            for (int32_t j = 0; j < top_k; j++)
-                slot->is_tagged[i] |= v->experts[slot->experts[i * top_k + j].value];
+        for (int32_t j = 0; j < top_k; j++) {
+            int32_t expert = slot->experts[i * top_k + j].value;
+            bool is_steered = false;
+            for (int32_t k = 0; k < n && !is_steered; k++) {
+                const cox_intervention *v = &plan->interventions[list[k]];
+                is_steered =
+                    v->weighting == COX_WEIGHTING_ROUTED && v->experts[expert] && in_scope(engine, v, row);
+            }
+            if (is_steered) tag.experts[tag.n_experts++] = (uint16_t)expert;
         }
     }
+    slot->is_tagged[i] = tag.n_experts > 0;
     if (slot->is_tagged[i]) {
-        tag = (cox_row_tag){.plan = s->steering->id,
-                            .position = engine->batch.positions[row],
-                            .n_prompt = s->request.n_prompt};
+        tag.plan = s->steering->id;
+        tag.position = engine->batch.positions[row];
+        tag.n_prompt = s->request.n_prompt;
     }
     memcpy(tail, &tag, sizeof tag);
 }
 
-/* One reply's tag: effect k belongs to the k-th routed intervention on this expert, in plan order. */
+/* One reply's tag: effect k belongs to the k-th routed intervention on this expert, in plan order. Hosts
+ * write none when none of these is in scope. */
 static void collect_reply(cox_engine *engine, int32_t layer, int32_t row, int32_t expert, const float *tail)
 {
     const cox_plan *plan = sequence_of(engine, row)->steering->plan;
@@ -153,7 +158,7 @@ static void collect_reply(cox_engine *engine, int32_t layer, int32_t row, int32_
         const cox_intervention *v = &plan->interventions[list[i]];
         if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
         int32_t k = stacked++;
-        if (done.effects[k].there < 0) continue;
+        if (!in_scope(engine, v, row) || done.effects[k].there < 0) continue;
         count(engine, row, list[i], layer, expert, done.effects[k].there, done.effects[k].added);
     }
 }

@@ -17,7 +17,7 @@ typedef struct cox_route {
     float weight; /* gate weight: what combine multiplies the expert's output with */
 } cox_route;
 
-enum { COX_MAX_TOP_K = 64 };
+enum { COX_MAX_TOP_K = 24 }; /* a row's tag has room for so many (steering/row_tag.h) */
 
 /*
  * What overrides the choice. Scores, and so gate weights, stay those of the logits: only who is chosen

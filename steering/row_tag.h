@@ -8,16 +8,20 @@
 
 #include <stdint.h>
 
+#include "model/route_rules.h"
 #include "steering/plan.h"
 
 enum { COX_ROW_TAIL = 16 }; /* floats */
 
-/* Behind a row: which plan's routed interventions apply at the experts; 0: none, and the rest means nothing.
+/*
+ * Behind a row: which plan's routed interventions apply at which of its experts; plan 0: none, and the rest
+ * means nothing. The row goes to all hosts of its experts, the plan only to the hosts of the experts that it
+ * steers: the list tells the other hosts that the plan is not theirs.
  */
 typedef struct cox_row_tag {
     int32_t plan; /* id that the coordinator has given it: no other plan of the job has it */
-    int32_t position, n_prompt;
-    int32_t unused[13];
+    int32_t position, n_prompt, n_experts;
+    uint16_t experts[COX_MAX_TOP_K]; /* [n_experts] steered ones among those that the row was routed to */
 } cox_row_tag;
 
 /* Behind a reply of a row with a plan: what its expert's interventions did, in plan order; there < 0: not

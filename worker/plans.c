@@ -167,6 +167,14 @@ static void steer_reply(cox_worker_plans *plans, const cox_plan *plan, int32_t l
     memcpy(reply + plans->d_model, &done, sizeof done);
 }
 
+static bool is_steered(const cox_row_tag *tag, int32_t expert)
+{
+    for (int32_t i = 0; i < tag->n_experts && i < COX_MAX_TOP_K; i++) {
+        if (tag->experts[i] == expert) return true;
+    }
+    return false;
+}
+
 cox_status cox_worker_plans_steer(cox_worker_plans *plans, const cox_work *work, const cox_expert_id *experts)
 {
     size_t width = (size_t)plans->d_model + COX_ROW_TAIL;
@@ -174,12 +182,13 @@ cox_status cox_worker_plans_steer(cox_worker_plans *plans, const cox_work *work,
         cox_row_tag tag;
         memcpy(&tag, work->rows + (size_t)row * width + plans->d_model, sizeof tag);
         if (tag.plan == 0) continue;
-        const cox_plan *plan;
-        cox_status status = find_or_wait(plans, tag.plan, &plan);
-        if (status != COX_OK) return status;
+        const cox_plan *plan = NULL; /* comes to this rank only if it hosts one of the steered experts */
         for (int32_t r = work->route_offsets[row]; r < work->route_offsets[row + 1]; r++) {
-            steer_reply(plans, plan, work->layer, experts[work->experts[r].value].value, &tag,
-                        work->replies + (size_t)r * width);
+            int32_t expert = experts[work->experts[r].value].value;
+            if (!is_steered(&tag, expert)) continue;
+            cox_status status = plan ? COX_OK : find_or_wait(plans, tag.plan, &plan);
+            if (status != COX_OK) return status;
+            steer_reply(plans, plan, work->layer, expert, &tag, work->replies + (size_t)r * width);
         }
     }
     return COX_OK;

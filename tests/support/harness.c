@@ -44,6 +44,7 @@ void harness_result_free(harness_result *result)
 {
     free(result->tokens);
     free(result->logits);
+    free(result->hits);
     *result = (harness_result){0};
 }
 
@@ -69,17 +70,25 @@ static void on_done(void *context, uint64_t id, const cox_sequence_result *done)
     result->finish = done->finish;
     result->n_cached = done->n_cached;
     memcpy(result->digest, done->digest, sizeof result->digest);
+    if (done->n_hits == 0) return;
+    result->n_hits = done->n_hits;
+    result->hits = calloc((size_t)done->n_hits, sizeof *result->hits);
+    if (!result->hits) abort();
+    memcpy(result->hits, done->hits, (size_t)done->n_hits * sizeof *result->hits);
 }
 
-static cox_status make_placement(harness *h)
+static cox_status make_placement(harness *h, const char *text)
 {
     const cox_model *model = h->model;
     uint8_t *is_moe = calloc((size_t)model->n_layers, 1);
     for (int32_t l = 0; l < model->n_layers; l++) is_moe[l] = model->layers[l].is_moe;
     const int32_t *ranks;
     int32_t n_ranks = cox_cluster_expert_ranks(h->cluster, &ranks);
-    cox_status status = cox_placement_round_robin(&h->placement, model->n_layers, is_moe,
-                                                  model->router.n_experts, ranks, n_ranks);
+    int32_t n_experts = model->router.n_experts;
+    cox_status status =
+        text ? cox_placement_parse(&h->placement, text, strlen(text), "placement", model->n_layers, is_moe,
+                                   n_experts, ranks, n_ranks)
+             : cox_placement_round_robin(&h->placement, model->n_layers, is_moe, n_experts, ranks, n_ranks);
     free(is_moe);
     return status;
 }
@@ -99,7 +108,7 @@ static cox_status load(harness *h, const harness_config *config)
     cox_status status = cox_model_open(&h->model, config->folder);
     if (status == COX_OK) status = cox_kernels_select(&h->kernels, config->kernels);
     if (status == COX_OK) status = cox_arena_create(&h->arena, "load", 0);
-    if (status == COX_OK) status = make_placement(h);
+    if (status == COX_OK) status = make_placement(h, config->placement);
     if (status == COX_OK && hosts_experts(h->cluster)) {
         status = cox_worker_create(&h->worker, h->model, h->kernels, h->cluster, h->placement, NULL, NULL);
     }
@@ -169,6 +178,11 @@ cox_engine *harness_engine(harness *h)
     return h->engine;
 }
 
+const cox_worker *harness_worker(const harness *h)
+{
+    return h->worker;
+}
+
 const char *harness_exchange_name(const harness *h)
 {
     return cox_exchange_name(h->exchange);
@@ -197,6 +211,7 @@ cox_status harness_run(harness *h, const harness_request *requests, int32_t n, h
                                                                  .sampling = r->sampling,
                                                                  .ignore_eos = r->ignore_eos,
                                                                  .wants_digest = true,
+                                                                 .plan = r->plan,
                                                                  .wants_logits = r->wants_logits});
         if (status != COX_OK) return status;
     }

@@ -10,7 +10,8 @@
 
 typedef struct harness_config {
     const char *folder;
-    const char *kernels; /* NULL: auto */
+    const char *kernels;   /* NULL: auto */
+    const char *placement; /* text of a placement file; NULL: round robin */
     cox_exchange_kind exchange;
     cox_engine_options engine;
 } harness_config;
@@ -21,6 +22,7 @@ typedef struct harness_request {
     int32_t n_prompt, max_tokens;
     bool ignore_eos, wants_logits;
     cox_sampling sampling;
+    cox_plan *plan; /* NULL: none; harness_run takes it over */
 } harness_request;
 
 typedef struct harness_result {
@@ -29,6 +31,8 @@ typedef struct harness_result {
     float *logits; /* [n_prompt + max_tokens, vocab_size] when wanted, malloc'ed */
     int32_t n_logits;
     cox_finish finish;
+    cox_steer_hits *hits; /* [n_hits] malloc'ed */
+    int32_t n_hits;
     char digest[65];
 } harness_result;
 void harness_result_free(harness_result *result);
@@ -45,6 +49,8 @@ void harness_close(harness *h);
 
 const cox_model *harness_model(const harness *h);
 cox_engine *harness_engine(harness *h);
+/* NULL on ranks without experts. */
+const cox_worker *harness_worker(const harness *h);
 const char *harness_exchange_name(const harness *h);
 const char *harness_kernels_name(const harness *h);
 
