@@ -238,6 +238,13 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
     if (request->wants_routes && !engine->events.on_routes) {
         return cox_fail(COX_INVALID, "routes are wanted, but nobody listens to them");
     }
+    for (int32_t l = 0; request->observation && l < model->n_layers; l++) {
+        unsigned sites = request->observation->sites[l];
+        if (sites && !engine->events.on_rows)
+            return cox_fail(COX_INVALID, "rows are observed, but nobody listens to them");
+        if (sites & 1u << COX_SITE_EXPERT_OUT)
+            return cox_fail(COX_UNSUPPORTED, "observing expert_out is not built yet");
+    }
     if (request->max_tokens < 0) return cox_fail(COX_INVALID, "max_tokens is %d", request->max_tokens);
     for (int32_t i = 0; i < request->n_prompt; i++) {
         if (request->prompt[i] < 0 || request->prompt[i] >= model->vocab_size) {

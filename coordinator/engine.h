@@ -46,6 +46,12 @@ typedef struct cox_steer_hits {
     double norm_there, norm_added;       /* means over these rows: |h| before, |h' - h| */
 } cox_steer_hits;
 
+/* Which rows on_rows shows. Any number of requests may share one. */
+typedef struct cox_observation {
+    const uint8_t *sites;    /* [n_layers] sum of 1 << cox_site of the sites to be shown there */
+    cox_positions positions; /* in the terms of a plan; prompt and generated are the request's own */
+} cox_observation;
+
 typedef struct cox_sequence_request {
     uint64_t id;           /* the caller's; comes back with every event */
     const int32_t *prompt; /* [n_prompt] ids, copied by submit; n_prompt >= 1 */
@@ -56,6 +62,8 @@ typedef struct cox_sequence_request {
     bool wants_digest; /* SHA-256 over the f32 logits of each sampled position (docs/architecture.md) */
     bool wants_routes; /* on_routes for every computed row of every MoE layer; switches prefix reuse off */
     cox_plan *plan;    /* NULL: none. Taken over when submit succeeds; equal plans are kept once */
+    const cox_observation *observation; /* NULL: none. Borrowed until on_done. Its positions are computed, not
+                                           taken from the prefix cache */
     bool wants_logits; /* on_logits for every computed position of the prompt, and every sampled one */
 } cox_sequence_request;
 
@@ -81,6 +89,11 @@ typedef struct cox_engine_events {
     /* routes [top_k] of the row at `position` in `layer`; layers ascending within a step. May be NULL. */
     void (*on_routes)(void *context, uint64_t id, int32_t layer, int32_t position,
                       const cox_traced_route *routes);
+    /* h of the row at `position`, as it goes on from the site: after the site's own interventions. f32
+     * [d_model], or [n_experts] at router_logits (layers with experts only). Each row once; of one site and
+     * layer in ascending positions. May be NULL. */
+    void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
+                    const float *h);
     void (*on_done)(void *context, uint64_t id, const cox_sequence_result *result);
 } cox_engine_events;
 
@@ -100,8 +113,9 @@ cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const 
 void cox_engine_destroy(cox_engine *engine);
 
 /* Queues a sequence. Errors (state unchanged): INVALID (an id outside the vocabulary, empty prompt,
- * sampling), TOO_LONG (prompt alone beyond max_positions or the KV cache; max_tokens is cut to what fits,
- * finish LENGTH), NO_MEMORY. */
+ * sampling, something to be reported that nobody listens to), UNSUPPORTED (expert_out observed), TOO_LONG
+ * (prompt alone beyond max_positions or the KV cache; max_tokens is cut to what fits, finish LENGTH),
+ * NO_MEMORY. */
 cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request);
 
 /* Sequences waiting or running. */

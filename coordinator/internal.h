@@ -36,9 +36,9 @@ typedef struct cox__sequence {
 /* The rows of one step in token order: by sequence, then position. */
 typedef struct cox__batch {
     int32_t n_rows;
-    int32_t *tokens, *positions;   /* [max_rows] */
-    cox__sequence **sequences;     /* [max_rows] */
-    bool has_steering, has_traces; /* of any row */
+    int32_t *tokens, *positions;                     /* [max_rows] */
+    cox__sequence **sequences;                       /* [max_rows] */
+    bool has_steering, has_traces, has_observations; /* of any row */
     int32_t n_logit_rows;
     int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, ascending */
 } cox__batch;
@@ -109,6 +109,11 @@ void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front);
 
 /* attention.c: x += attention(x) of layer l for the slot's rows; their keys and values enter the cache. */
 void cox__attention(cox_engine *engine, int32_t layer, const cox__slot *slot);
+
+/* observe.c: shows those rows of a slot that are observed at this site; row i of the slot at
+ * rows + i * stride. */
+void cox__observe(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, const float *rows,
+                  size_t stride);
 
 /* layer.c: all layers for all slots, micro-batches overlapping. */
 cox_status cox__layers(cox_engine *engine, int32_t n_slots);

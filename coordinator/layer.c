@@ -74,6 +74,7 @@ static void route_rows(cox_engine *engine, int32_t layer, cox__slot *slot, const
         cox__steer_tag(engine, layer, slot, i,
                        engine->normed + (size_t)i * engine->row_width + engine->model->d_model);
     }
+    cox__observe(engine, COX_SITE_ROUTER_LOGITS, layer, slot, engine->router_logits, n_experts);
     if (engine->batch.has_traces) trace_routes(engine, layer, slot);
 }
 
@@ -130,6 +131,7 @@ static cox_status end_moe(cox_engine *engine, int32_t layer, int32_t s)
     for (int32_t i = 0; i < slot->end - slot->first; i++) {
         combine_row(engine, layer, slot, i, replies, x + (size_t)i * d_model);
     }
+    cox__observe(engine, COX_SITE_MOE_OUT, layer, slot, engine->projected, d_model);
     cox__steer(engine, COX_SITE_RESID_POST, layer, slot, x, d_model);
     return COX_OK;
 }

@@ -82,7 +82,10 @@ static int32_t admit(cox_engine *engine, int32_t room)
     /* at least one row must be left to compute; a sequence that wants all logits or routes computes all rows
      */
     bool wants_all = sequence->request.wants_logits || sequence->request.wants_routes;
-    int32_t n_most = wants_all ? 0 : sequence->n_tokens - 1;
+    int32_t n_most = wants_all ? 0 : sequence->n_tokens - 1, first = n_most, end;
+    const cox_observation *observation = sequence->request.observation;
+    if (observation) cox_positions_resolve(&observation->positions, sequence->request.n_prompt, &first, &end);
+    if (first < n_most) n_most = first;
     sequence->n_computed =
         cox_kv_match(engine->kv, &sequence->table, sequence->tokens, sequence->effects, n_most);
     int32_t n = wanted_rows(engine, sequence, room);
@@ -106,6 +109,7 @@ static void add_rows(cox_engine *engine, cox__sequence *sequence)
     cox__batch *batch = &engine->batch;
     batch->has_steering |= sequence->n_scheduled && sequence->steering;
     batch->has_traces |= sequence->n_scheduled && sequence->request.wants_routes;
+    batch->has_observations |= sequence->n_scheduled && sequence->request.observation;
     for (int32_t i = 0; i < sequence->n_scheduled; i++) {
         int32_t position = sequence->n_computed + i, row = batch->n_rows++;
         batch->tokens[row] = sequence->tokens[position];
@@ -136,7 +140,7 @@ void cox__schedule(cox_engine *engine)
     cox__batch *batch = &engine->batch;
     batch->n_rows = 0;
     batch->n_logit_rows = 0;
-    batch->has_steering = batch->has_traces = false;
+    batch->has_steering = batch->has_traces = batch->has_observations = false;
     int32_t room = engine->options.max_rows;
     for (int32_t i = 0; i < engine->n_running; i++) engine->running[i]->n_scheduled = 0;
     /* decoding sequences first: a long prompt must not delay them */

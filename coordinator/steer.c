@@ -78,15 +78,21 @@ void cox__steer_row(cox_engine *engine, cox_site site, int32_t layer, int32_t ro
     }
 }
 
-void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
-                size_t stride)
+static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
+                       size_t stride)
 {
-    if (!engine->batch.has_steering) return;
     int32_t n_rows = slot->end - slot->first;
 #pragma omp parallel for schedule(static) if (n_rows >= 8)
     for (int32_t i = 0; i < n_rows; i++) {
         cox__steer_row(engine, site, layer, slot->first + i, rows + (size_t)i * stride);
     }
+}
+
+void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
+                size_t stride)
+{
+    if (engine->batch.has_steering) steer_rows(engine, site, layer, slot, rows, stride);
+    cox__observe(engine, site, layer, slot, rows, stride);
 }
 
 bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t i, float *logits,

@@ -52,7 +52,8 @@ int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hit
 void cox__steering_effects(const cox__steering *steering, int32_t n_prompt, int32_t n_pages,
                            uint64_t *effects);
 
-/* Vector operations at a site of the d_model-wide rows of a slot: row i of the slot at rows + i * stride. */
+/* Vector operations at a site of the d_model-wide rows of a slot, row i of the slot at rows + i * stride;
+ * then the rows are shown to who observes them. */
 void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const struct cox__slot *slot, float *rows,
                 size_t stride);
 

@@ -216,22 +216,6 @@ int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hit
     return n;
 }
 
-/* The positions from <= p < to that a scope means in a sequence. */
-static void resolve(const cox_positions *positions, int32_t n_prompt, int32_t *from, int32_t *to)
-{
-    *from = 0, *to = INT32_MAX;
-    switch (positions->span) {
-    case COX_SPAN_ALL: break;
-    case COX_SPAN_PROMPT: *to = n_prompt; break;
-    case COX_SPAN_GENERATED: *from = n_prompt; break;
-    case COX_SPAN_LAST:
-        *from = n_prompt > positions->from ? n_prompt - positions->from : 0;
-        *to = n_prompt;
-        break;
-    case COX_SPAN_RANGE: *from = positions->from, *to = positions->to; break;
-    }
-}
-
 void cox__steering_effects(const cox__steering *steering, int32_t n_prompt, int32_t n_pages,
                            uint64_t *effects)
 {
@@ -240,7 +224,7 @@ void cox__steering_effects(const cox__steering *steering, int32_t n_prompt, int3
         effects[p] = 0;
         for (int32_t i = 0; i < steering->plan->n; i++) {
             int32_t from, to;
-            resolve(&steering->plan->interventions[i].positions, n_prompt, &from, &to);
+            cox_positions_resolve(&steering->plan->interventions[i].positions, n_prompt, &from, &to);
             if (steering->kv_hashes[i] == 0 || from >= end || from >= to) continue;
             if (to > end) to = end;
             effects[p] = mix(mix(mix(effects[p], steering->kv_hashes[i]), (uint64_t)from), (uint64_t)to) | 1;

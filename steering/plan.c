@@ -23,6 +23,21 @@ bool cox_positions_contain(const cox_positions *positions, int32_t position, int
     return false;
 }
 
+void cox_positions_resolve(const cox_positions *positions, int32_t n_prompt, int32_t *from, int32_t *to)
+{
+    *from = 0, *to = INT32_MAX;
+    switch (positions->span) {
+    case COX_SPAN_ALL: break;
+    case COX_SPAN_PROMPT: *to = n_prompt; break;
+    case COX_SPAN_GENERATED: *from = n_prompt; break;
+    case COX_SPAN_LAST:
+        *from = n_prompt > positions->from ? n_prompt - positions->from : 0;
+        *to = n_prompt;
+        break;
+    case COX_SPAN_RANGE: *from = positions->from, *to = positions->to; break;
+    }
+}
+
 cox_status cox__plan_create(cox_plan **plan, int32_t n_layers, int32_t n_experts, int32_t d_model)
 {
     cox_arena *arena = NULL;

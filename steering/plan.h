@@ -58,6 +58,8 @@ typedef struct cox_positions {
     int32_t from, to; /* RANGE: from <= position < to; LAST: the last `from` tokens of the prompt */
 } cox_positions;
 bool cox_positions_contain(const cox_positions *positions, int32_t position, int32_t n_prompt);
+/* [out] the positions from <= p < to that they are in such a sequence; *to is INT32_MAX where it is open. */
+void cox_positions_resolve(const cox_positions *positions, int32_t n_prompt, int32_t *from, int32_t *to);
 
 /* Routes to be taken instead of the router's choice, by layer and position; from a recorded file
  * (docs/formats.md). */

@@ -72,12 +72,16 @@ golden *golden_load(const char *folder)
         die("golden", folder);
 
     golden *g = calloc(1, sizeof *g);
-    size_t n_prompt, n_greedy, n_logits;
+    size_t n_prompt, n_greedy, n_logits, n_debug;
     g->folder = strdup(folder);
     g->model = model_of(folder);
     g->prompt = copy_tensor(file, folder, "prompt", &n_prompt);
     g->greedy = copy_tensor(file, folder, "greedy", &n_greedy);
     g->logits = copy_tensor(file, folder, "logits", &n_logits);
+    if (cox_checkpoint_find(file, "debug.hidden")) {
+        g->hidden = copy_tensor(file, folder, "debug.hidden", &n_debug);
+        g->router_logits = copy_tensor(file, folder, "debug.router_logits", &n_debug);
+    }
     g->n_prompt = (int32_t)n_prompt, g->n_greedy = (int32_t)n_greedy;
     take_rows(g, file);
     g->vocab_size = (int32_t)(n_logits / (size_t)g->n_rows);
@@ -101,6 +105,8 @@ void golden_free(golden *g)
     free(g->prompt);
     free(g->greedy);
     free(g->logits);
+    free(g->hidden);
+    free(g->router_logits);
     free(g);
 }
 

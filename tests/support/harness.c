@@ -19,6 +19,7 @@ struct harness {
     cox_exchange *exchange;
     cox_engine *engine;
     harness_result *results;
+    harness_config config;
 };
 
 harness_config harness_config_defaults(const char *folder)
@@ -62,6 +63,13 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
     size_t vocab_size = (size_t)h->model->vocab_size;
     memcpy(h->results[id].logits + (size_t)position * vocab_size, logits, vocab_size * sizeof *logits);
     h->results[id].n_logits = position + 1;
+}
+
+static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
+                    const float *row)
+{
+    const harness_config *config = &((harness *)context)->config;
+    config->on_rows(config->rows_context, id, site, layer, position, row);
 }
 
 static void on_done(void *context, uint64_t id, const cox_sequence_result *done)
@@ -135,8 +143,11 @@ static cox_status start_exchange(harness *h, const harness_config *config)
 static cox_status start_engine(harness *h, const harness_config *config)
 {
     if (!cox_cluster_is_coordinator(h->cluster)) return COX_OK;
-    const cox_engine_events events = {
-        .context = h, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
+    const cox_engine_events events = {.context = h,
+                                      .on_token = on_token,
+                                      .on_logits = on_logits,
+                                      .on_rows = config->on_rows ? on_rows : NULL,
+                                      .on_done = on_done};
     return cox_engine_create(&h->engine, h->model, &h->trunk, h->kernels, h->cluster, h->placement,
                              h->exchange, &config->engine, &events);
 }
@@ -145,6 +156,7 @@ cox_status harness_open(harness **h, cox_cluster *cluster, const harness_config 
 {
     harness *fresh = calloc(1, sizeof *fresh);
     fresh->cluster = cluster;
+    fresh->config = *config;
     cox_status status = cox_cluster_agree(cluster, load(fresh, config));
     if (status == COX_OK) status = start_exchange(fresh, config);
     if (status == COX_OK) status = cox_cluster_agree(cluster, start_engine(fresh, config));

@@ -14,6 +14,10 @@ typedef struct harness_config {
     const char *placement; /* text of a placement file; NULL: round robin */
     cox_exchange_kind exchange;
     cox_engine_options engine;
+    /* cox_engine_events.on_rows, with a context of its own; NULL: nobody listens */
+    void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
+                    const float *h);
+    void *rows_context;
 } harness_config;
 harness_config harness_config_defaults(const char *folder);
 
@@ -72,6 +76,9 @@ typedef struct golden {
     int32_t *rows; /* [n_rows] positions of the recorded logits, ascending; all unless the file says which */
     float *logits; /* [n_rows, vocab_size] */
     float range;   /* largest minus smallest of the recorded logits */
+    float *hidden; /* [n_layers + 1, 2, d_model] residual stream before each layer and after the last, of the
+                      first and last token of the prompt; NULL: not recorded */
+    float *router_logits; /* [layers with experts, 2, n_experts] of the same tokens; NULL */
 } golden;
 /* Fails the test program with a message when the folder cannot be read. */
 golden *golden_load(const char *folder);
