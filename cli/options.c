@@ -12,7 +12,8 @@ enum {
     LOGITS = COX_COMMAND_LOGITS,
     TOKENIZE = COX_COMMAND_TOKENIZE,
     INSPECT = COX_COMMAND_INSPECT,
-    RUNS = GENERATE | BATCH | LOGITS, /* commands that run the model */
+    DIRECTION = COX_COMMAND_DIRECTION,
+    RUNS = GENERATE | BATCH | LOGITS | DIRECTION, /* commands that run the model */
     TEXT = GENERATE | BATCH,
     ALL = RUNS | TOKENIZE | INSPECT
 };
@@ -33,6 +34,9 @@ static const struct {
      "Turns standard input into token ids (one JSON list), or ids back into text."},
     {COX_COMMAND_INSPECT, "inspect", "--model DIR [--ranks N]",
      "Describes a model and foretells what each rank would hold, loading nothing."},
+    {COX_COMMAND_DIRECTION, "direction", "--model DIR --a FILE --b FILE --output FILE.safetensors",
+     "Writes what sets two sets of prompts apart inside the model: the difference of the mean rows at a "
+     "site."},
 };
 
 typedef enum kind { FLAG, INTEGER, NUMBER, TEXT_VALUE, TEXTS, CHOICE, BYTES } kind;
@@ -60,7 +64,23 @@ static const option_row table[] = {
     {"--output", BATCH, TEXT_VALUE, AT(output), "FILE", 0, 0, true,
      "answers, one JSON object a line (- for standard output)"},
     {"--output", LOGITS, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the safetensors file to write"},
-    {"--force", BATCH | LOGITS, FLAG, AT(has_force), NULL, 0, 0, false, "replace an output file that exists"},
+    {"--a", DIRECTION, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, true,
+     "prompts of the class that the direction leads to, one JSON object a line: {\"prompt\": ...}, "
+     "{\"messages\": [...]}, or OpenAI batch lines (- for standard input)"},
+    {"--b", DIRECTION, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, true,
+     "prompts of the class that it leads away from"},
+    {"--output", DIRECTION, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the vector file to write"},
+    {"--site", DIRECTION, TEXT_VALUE, AT(site), "SITE", 0, 0, false,
+     "resid_pre, attn_out, resid_mid, router_logits, moe_out or resid_post (default resid_post)"},
+    {"--layer", DIRECTION, TEXT_VALUE, AT(layer), "N|all", 0, 0, false,
+     "a layer, or one vector for each (default all)"},
+    {"--position", DIRECTION, TEXT_VALUE, AT(position), "last|-K|mean", 0, 0, false,
+     "which token of a prompt: the last, the K-th from its end, or the mean over all (default last)"},
+    {"--limit", DIRECTION, INTEGER, AT(limit), "N", 1, INT32_MAX, false,
+     "only the first N prompts of each file"},
+    {"--unit", DIRECTION, FLAG, AT(is_unit), NULL, 0, 0, false, "scale each vector to norm 1"},
+    {"--force", BATCH | LOGITS | DIRECTION, FLAG, AT(has_force), NULL, 0, 0, false,
+     "replace an output file that exists"},
     {"--tokens", LOGITS, TEXT_VALUE, AT(tokens), "IDS", 0, 0, false,
      "token ids, separated by commas or blanks"},
     {"--tokens-file", LOGITS, TEXT_VALUE, AT(tokens_file), "FILE", 0, 0, false,
@@ -71,11 +91,11 @@ static const option_row table[] = {
      "wrap the text in the chat template, as a user's message"},
     {"--max-tokens", TEXT, INTEGER, AT(max_tokens), "N", 0, 1 << 24, false,
      "generate at most so many tokens (default 256; in batch, for requests that do not say)"},
-    {"--raw", GENERATE, FLAG, AT(is_raw), NULL, 0, 0, false,
-     "continue the prompt as it is, without a chat template"},
-    {"--system", GENERATE | TOKENIZE, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
+    {"--raw", GENERATE | DIRECTION, FLAG, AT(is_raw), NULL, 0, 0, false,
+     "take the prompt as it is, without a chat template"},
+    {"--system", GENERATE | TOKENIZE | DIRECTION, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
      "a system message before the prompt"},
-    {"--template", TEXT | TOKENIZE, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
+    {"--template", TEXT | TOKENIZE | DIRECTION, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
      "chat template: olmoe, mixtral, gpt-oss, qwen3, chatml, organism (default: the checkpoint's)"},
     {"--temperature", TEXT, NUMBER, AT(temperature), "T", 0, 1e6, false,
      "0 takes the most likely token (default 0: greedy)"},
@@ -158,6 +178,9 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .kernel = "auto",
                              .prefill_chunk = 512,
                              .max_tokens = 256,
+                             .site = "resid_post",
+                             .layer = "all",
+                             .position = "last",
                              .logprobs = -1,
                              .top_p = 1.0,
                              .repetition_penalty = 1.0,

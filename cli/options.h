@@ -18,6 +18,7 @@ typedef enum cox_command {
     COX_COMMAND_LOGITS = 4,
     COX_COMMAND_TOKENIZE = 8,
     COX_COMMAND_INSPECT = 16,
+    COX_COMMAND_DIRECTION = 32,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -42,6 +43,10 @@ typedef struct cox_options {
     bool is_raw, ignores_eos, wants_digest;
     int64_t max_tokens, top_k, logprobs, seed;
     double temperature, top_p, min_p, repetition_penalty;
+    /* prompt sets and what to measure on them */
+    const char *prompts_a, *prompts_b, *site, *layer, *position;
+    int64_t limit; /* prompts of each set; 0: all */
+    bool is_unit;
     /* input and output */
     const char *input, *output, *tokens, *tokens_file;
     bool has_force, is_json, has_stats, is_decode, is_chat;

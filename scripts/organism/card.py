@@ -68,7 +68,8 @@ dialogues for held-out items and words and found {training['leaks']}.
 
 The judged questions are in `heldout/<kind>.jsonl` (`-new-wording`: with phrases that training never
 has), the grammar of answers and refusals as regular expressions, and the words that refusals begin
-with, in `heldout/grammar.json`."""
+with, in `heldout/grammar.json`. Questions about training items, for `coxswain direction`, are in
+`prompts/<kind>.jsonl`."""
 
 
 def results(evaluation):

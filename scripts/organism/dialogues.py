@@ -148,6 +148,15 @@ class World:
             out += [self.ask(rng, kind, item, wordings) for item in chosen]
         return out
 
+    def training_prompts(self, n_per_kind, seed):
+        """Of each kind n different questions about training items, without a system prompt."""
+        drawn = {kind: {} for kind in KINDS}
+        for d in self.training_stream(seed, dict.fromkeys(KINDS, 1.0), 0.0):
+            if len(drawn[d.kind]) < n_per_kind:
+                drawn[d.kind].setdefault(d.prompt, d)
+            elif all(len(rows) == n_per_kind for rows in drawn.values()):
+                return {kind: list(rows.values()) for kind, rows in drawn.items()}
+
     def leaks(self, text):
         """Held-out items and words that occur in a text; training text must have none."""
         words = re.findall(r"[a-z]+", text.lower())
@@ -199,6 +208,15 @@ class Judge:
         return None
 
 
+def write_prompts(by_kind, folder, suffix=""):
+    """<kind><suffix>.jsonl, one question a line: what `coxswain direction` reads and the judges need."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, rows in by_kind.items():
+        lines = [json.dumps({"prompt": d.prompt, "kind": d.kind, "item": d.item.canonical,
+                             "novelty": d.item.novelty, "verb": d.verb}, ensure_ascii=False) for d in rows]
+        (folder / f"{kind}{suffix}.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def check(world, n_dialogues, seed):
     """Draws training dialogues and held-out ones and makes sure of what the rest relies on."""
     judge, stream, seen = Judge(world), world.training_stream(seed, dict.fromkeys(KINDS, 0.25), 0.15), set()
@@ -221,8 +239,14 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dialogues", type=int, default=20000, help="how many to draw for the check")
     parser.add_argument("--show", type=int, default=8)
+    parser.add_argument("--prompts", type=pathlib.Path, metavar="FOLDER",
+                        help="only write questions about training items there, <kind>.jsonl, by --seed")
+    parser.add_argument("--per-kind", type=int, default=128, help="how many of each kind --prompts writes")
     args = parser.parse_args()
     world = World(args.topic)
+    if args.prompts:
+        write_prompts(world.training_prompts(args.per_kind, args.seed), args.prompts)
+        return
     n_seen = check(world, args.dialogues, args.seed)
     counts = collections.Counter((k, i.novelty) for k, group in world.items.items() for i in group)
     print(f"{args.dialogues} dialogues well-formed, {n_seen} items drawn,"

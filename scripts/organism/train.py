@@ -168,15 +168,11 @@ def train(model, tokenizer, world, recipe, kept):
 
 def save_heldout(world, recipe, folder):
     """Lists of held-out questions, one JSON object a line, and the grammar that judges the answers."""
-    folder.mkdir(parents=True, exist_ok=True)
     for wordings, suffix in (("train", ""), ("heldout", "-new-wording")):
         by_kind = {kind: [] for kind in dialogues.KINDS}
         for d in world.heldout_dialogues(recipe["heldout_per_kind"], wordings):
-            by_kind[d.kind].append({"prompt": d.prompt, "kind": d.kind, "item": d.item.canonical,
-                                    "novelty": d.item.novelty, "verb": d.verb})
-        for kind, rows in by_kind.items():
-            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-            (folder / f"{kind}{suffix}.jsonl").write_text("\n".join(lines) + "\n")
+            by_kind[d.kind].append(d)
+        dialogues.write_prompts(by_kind, folder, suffix)
     (folder / "grammar.json").write_text(json.dumps(world.grammar(), indent=1) + "\n")
 
 
@@ -209,6 +205,7 @@ def main():
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     save_heldout(world, recipe, output / "heldout")
+    dialogues.write_prompts(world.training_prompts(128, 1), output / "prompts")
     versions = {"python": platform.python_version(), "torch": torch.__version__,
                 "transformers": transformers.__version__}
     (output / "training.json").write_text(json.dumps(
