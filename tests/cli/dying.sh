@@ -2,8 +2,8 @@
 # exit code, and every line that was written is whole.
 # shellcheck source=tests/cli/lib.sh
 source tests/cli/lib.sh
-for i in $(seq 4000); do
-    echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'","max_tokens":100,"ignore_eos":true}}'
+for i in $(seq 4000); do # of several lengths, so that answers come steadily and the first one soon
+    echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'","max_tokens":'"$((10 + i % 90))"',"ignore_eos":true}}'
 done > "$work/in.jsonl"
 
 rank_pid() { # RANK: the process of a rank of the launch below $job
