@@ -9,8 +9,6 @@
 
 #include "base/status.h"
 
-extern uint64_t n_allocations; /* by our own objects so far; stays 0 under a sanitizer */
-
 #define CHECK(condition, ...)                                                                             \
     do {                                                                                                  \
         if (!(condition)) {                                                                               \

@@ -10,6 +10,7 @@
 #include "cluster/exchange.h"
 #include "cluster/internal.h"
 #include "tests/mpi/check.h"
+#include "tests/support/allocations.h"
 
 enum {
     N_LAYERS = 4,
@@ -102,7 +103,7 @@ static void check_replies(const flight *f, const float *replies, const float *ro
 static void coordinate(job *j, cox_exchange *x, flight *flights, int32_t n_slots)
 {
     static float rows[COX_MAX_SLOTS][MAX_ROWS * D_MODEL];
-    uint64_t chunks = cox_heap_allocations(), calls = n_allocations;
+    uint64_t chunks = cox_heap_allocations(), calls = test_allocations();
     for (int32_t round = 0; round < N_ROUNDS; round++) {
         for (int32_t s = 0; s < n_slots; s++) {
             flight *f = &flights[s];
@@ -121,7 +122,8 @@ static void coordinate(job *j, cox_exchange *x, flight *flights, int32_t n_slots
         }
     }
     CHECK(cox_heap_allocations() == chunks, "an arena grew");
-    CHECK(n_allocations == calls, "%d calls of malloc in dispatch and combine", (int)(n_allocations - calls));
+    CHECK(test_allocations() == calls, "%d calls of malloc in dispatch and combine",
+          (int)(test_allocations() - calls));
 }
 
 /* A step into the layer that fails everywhere. */
@@ -227,9 +229,7 @@ int main(int argc, char **argv)
         }
     }
     if (rank == 0) printf("%d configurations on %d ranks\n", n_runs, size);
-#ifdef COX_COUNTS_ALLOCATIONS
-    CHECK(n_allocations > 0, "the counter of allocations counts nothing");
-#endif
+    CHECK(test_allocations() > 0, "the counter of allocations counts nothing");
     MPI_Finalize();
     return 0;
 }

@@ -252,7 +252,7 @@ static void refused_vector(const char *header, size_t n_floats, const float *dat
 static void test_vector_refusals(void **state)
 {
     (void)state;
-    const float nan_row[2] = {1, NAN}, infinite[2] = {-INFINITY, 1}, row[2] = {3, 4},
+    const float nan_row[2] = {1, NAN}, infinite[2] = {-INFINITY, 1}, row[3] = {3, 4, 0},
                 huge[2] = {3e38f, 3e38f};
     refused_vector("{" TENSOR "}", 2, nan_row, "file: tensor \"t\": element 1 is NaN");
     refused_vector("{" TENSOR "}", 2, infinite, "file: tensor \"t\": element 0 is infinite");
