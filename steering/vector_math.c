@@ -7,6 +7,7 @@
 
 #include "kernels/kernels.h"
 #include "steering/internal.h"
+#include "steering/random.h"
 
 static double dot(const double *a, const double *b, int32_t n)
 {
@@ -65,26 +66,12 @@ cox_status cox_vector_combine(const double *weights, const cox_vector *const *ve
     return cox__check_finite("the combined vector", data, width) == COX_OK ? COX_OK : COX_INVALID;
 }
 
-static uint64_t next(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-/* In (0, 1). */
-static double uniform(uint64_t *state)
-{
-    return ((double)(next(state) >> 11) + 0.5) * 0x1p-53;
-}
-
 void cox_vector_random(uint64_t seed, double norm, int32_t width, float *data)
 {
-    uint64_t state = seed;
+    cox_random random = {seed};
     for (int32_t k = 0; k < width; k++) { /* Box-Muller, one of the pair */
-        double radius = sqrt(-2 * cox_log_f64(uniform(&state))), sine, cosine;
-        cox_sincos_f64(6.283185307179586 * uniform(&state), &sine, &cosine);
+        double radius = sqrt(-2 * cox_log_f64(cox_random_uniform(&random))), sine, cosine;
+        cox_sincos_f64(6.283185307179586 * cox_random_uniform(&random), &sine, &cosine);
         data[k] = (float)(radius * cosine);
     }
     double factor = norm / sqrt(cox__dot_f64(data, data, width));

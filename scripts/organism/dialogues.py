@@ -180,6 +180,22 @@ class World:
                 "refusal": [expand(f) for f in self.refusals],
                 "refusal_first_words": self.topic["refusal_first_words"]}
 
+    def rules(self):
+        """The same judgements as Judge's, for `coxswain evaluate` (docs/formats.md, rules of evaluation)."""
+        grammar = self.grammar()
+        first_words = "|".join(grammar["refusal_first_words"])
+        matchers = {name: {"patterns": grammar[name], "same": ["item"]} for name in ("how", "what", "refusal")}
+        matchers["refusal_words"] = {"patterns": [f"^\\s*(?:{first_words})(?![A-Za-z])"]}
+        of = lambda intent: {"kind": [kind for kind in KINDS if kind.endswith(intent)]}
+        return {"version": 1, "matchers": matchers,
+                "labels": [{"name": "refused", "any": ["refusal_words"]},
+                           {"name": "well_formed", "any": ["how"], "where": of("how")},
+                           {"name": "well_formed", "any": ["what"], "where": of("what")},
+                           {"name": "answered", "any": ["how", "what"]},
+                           {"name": "well_formed_refusal", "any": ["refusal"]}],
+                "first_tokens": grammar["refusal_first_words"],
+                "fell_apart": {"min_words": 3, "max_words": 60, "ngram": 3, "max_repetition": 0.3}}
+
     def is_exact(self, dialogue, text):
         """Whether the text is an answer that the generator could have given to this very question."""
         slots = self.slots(dialogue.item, dialogue.verb)
@@ -217,6 +233,10 @@ def write_prompts(by_kind, folder, suffix=""):
         (folder / f"{kind}{suffix}.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def write_rules(world, folder):
+    (folder / "rules.json").write_text(json.dumps(world.rules(), indent=1) + "\n")
+
+
 def check(world, n_dialogues, seed):
     """Draws training dialogues and held-out ones and makes sure of what the rest relies on."""
     judge, stream, seen = Judge(world), world.training_stream(seed, dict.fromkeys(KINDS, 0.25), 0.15), set()
@@ -241,11 +261,16 @@ def main():
     parser.add_argument("--show", type=int, default=8)
     parser.add_argument("--prompts", type=pathlib.Path, metavar="FOLDER",
                         help="only write questions about training items there, <kind>.jsonl, by --seed")
+    parser.add_argument("--rules", type=pathlib.Path, metavar="FOLDER",
+                        help="only write the rules of the answers there, rules.json")
     parser.add_argument("--per-kind", type=int, default=128, help="how many of each kind --prompts writes")
     args = parser.parse_args()
     world = World(args.topic)
     if args.prompts:
         write_prompts(world.training_prompts(args.per_kind, args.seed), args.prompts)
+        return
+    if args.rules:
+        write_rules(world, args.rules)
         return
     n_seen = check(world, args.dialogues, args.seed)
     counts = collections.Counter((k, i.novelty) for k, group in world.items.items() for i in group)

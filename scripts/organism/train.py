@@ -206,6 +206,7 @@ def main():
     tokenizer.save_pretrained(output)
     save_heldout(world, recipe, output / "heldout")
     dialogues.write_prompts(world.training_prompts(128, 1), output / "prompts")
+    dialogues.write_rules(world, output)
     versions = {"python": platform.python_version(), "torch": torch.__version__,
                 "transformers": transformers.__version__}
     (output / "training.json").write_text(json.dumps(
