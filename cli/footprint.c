@@ -50,7 +50,7 @@ cox_engine_options cox_run_engine_options(const cox_options *options, int32_t si
     cox_engine_options engine = cox_engine_options_defaults();
     engine.prefill_chunk = (int32_t)options->prefill_chunk;
     if (engine.max_rows < engine.prefill_chunk) engine.max_rows = engine.prefill_chunk;
-    if (size == 1) engine.n_slots = 1; /* nothing to hide */
+    engine.n_slots = options->micro_batches ? (int32_t)options->micro_batches : size > 1 ? 2 : 1;
     engine.kv_bytes = options->kv_memory_bytes;
     return engine;
 }

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cluster/exchange.h"
+
 enum {
     GENERATE = COX_COMMAND_GENERATE,
     BATCH = COX_COMMAND_BATCH,
@@ -133,6 +135,9 @@ static const option_row table[] = {
      "how rows travel (default auto)"},
     {"--prefill-chunk", RUNS | INSPECT, INTEGER, AT(prefill_chunk), "N", 1, 65536, false,
      "rows of one prompt in one step (default 512)"},
+    {"--micro-batches", RUNS | INSPECT, INTEGER, AT(micro_batches), "N", 1, COX_MAX_SLOTS, false,
+     "parts of a step in flight at once, so that attention and experts overlap (default 2 with experts on "
+     "other ranks, else 1)"},
     {"--kernel", RUNS | INSPECT, TEXT_VALUE, AT(kernel), "NAME", 0, 0, false,
      "auto, reference, avx2, avx512 (same bits), or bf16-act, blas (rounding or reordering; see docs) "
      "(default auto)"},

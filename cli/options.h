@@ -35,8 +35,8 @@ typedef struct cox_options {
     int64_t ranks; /* 0: as launched, or 1 */
     int64_t threads, coordinators;
     const char *experts_on, *placement, *exchange, *kernel;
-    int64_t prefill_chunk;
-    uint64_t kv_memory_bytes; /* 0: the engine's choice */
+    int64_t prefill_chunk, micro_batches; /* micro_batches 0: chosen by the number of ranks */
+    uint64_t kv_memory_bytes;             /* 0: the engine's choice */
     /* what to generate */
     cox_texts prompts, prompt_files, stops;
     const char *system, *template_name;

@@ -10,7 +10,7 @@ check "one line for each prompt" test "$(wc -l < "$work/one.txt")" -ge 2
 digests=$(grep -o 'digest of prompt.*' "$work/one.err")
 check "two digests" test "$(echo "$digests" | wc -l)" = 2
 for layout in "--ranks 2" "--ranks 3" "--ranks 3 --coordinators 2" "--ranks 3 --coordinators 3 --experts-on all" \
-    "--ranks 2 --experts-on all --prefill-chunk 3"; do
+    "--ranks 2 --experts-on all --prefill-chunk 3 --micro-batches 4"; do
     # shellcheck disable=SC2086
     "$coxswain" generate "${ask[@]}" --logits-digest $layout > "$work/more.txt" 2> "$work/more.err"
     check "$layout answers" test $? = 0
