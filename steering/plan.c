@@ -145,12 +145,21 @@ static uint64_t hash_intervention(const cox_intervention *v, int32_t n_experts)
     return first_bytes(&sha);
 }
 
+/* -0 becomes 0: they have the same effect, but not the same hash, and protobuf sends neither. */
+static void drop_sign_of_zeros(cox_intervention *v)
+{
+    float *const numbers[] = {&v->strength, &v->reference_dot, &v->value, &v->alpha,
+                              &v->factor,   &v->cosine,        &v->sine,  &v->cosine_above};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) *numbers[i] += 0.0f;
+}
+
 cox_status cox__plan_finish(cox_plan *plan)
 {
     SHA2_CTX sha;
     SHA256Init(&sha);
     for (int32_t i = 0; i < plan->n; i++) {
         cox_intervention *v = &plan->interventions[i];
+        drop_sign_of_zeros(v);
         v->hash = hash_intervention(v, plan->n_experts);
         SHA256Update(&sha, (const uint8_t *)&v->hash, sizeof v->hash);
         SHA256Update(&sha, v->layers, (size_t)plan->n_layers);

@@ -267,6 +267,38 @@ static bool hosts(void *context, int32_t layer, int32_t expert)
     return layer == place[0] && expert == place[1];
 }
 
+/* -0 has the effect of 0, and protobuf sends neither: the copy on an expert's rank must be the same plan. */
+static void test_negative_zeros(void **state)
+{
+    (void)state;
+    const char *const pairs[][2] = {
+        {"'site': 'moe_out', 'layer': 0, 'op': 'clamp', 'vector': 'v.safetensors#a', 'value': -0.0, 'when': "
+         "{'vector': 'v.safetensors#b', 'cosine_above': -0e5}",
+         "'site': 'moe_out', 'layer': 0, 'op': 'clamp', 'vector': 'v.safetensors#a', 'value': 0, 'when': "
+         "{'vector': 'v.safetensors#b', 'cosine_above': 0}"},
+        {"'site': 'moe_out', 'layer': 0, 'op': 'rotate', 'vector': 'v.safetensors#a', 'vector2': "
+         "'v.safetensors#b', 'degrees': -0.0",
+         "'site': 'moe_out', 'layer': 0, 'op': 'rotate', 'vector': 'v.safetensors#a', 'vector2': "
+         "'v.safetensors#b', 'degrees': 0"},
+        {"'site': 'moe_out', 'layer': 0, 'op': 'scale', 'factor': -1e-60",
+         "'site': 'moe_out', 'layer': 0, 'op': 'scale', 'factor': 0, 'strength': 1"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        cox_plan *negative = one(pairs[i][0]), *positive = one(pairs[i][1]), *copy = NULL;
+        void *data = NULL;
+        size_t n_bytes = 0;
+        int32_t n_kept = 0;
+        const int32_t *indices = NULL;
+        assert_true(cox_plan_equal(negative, positive));
+        assert_int_equal(cox_plan_pack(negative, NULL, NULL, &data, &n_bytes, &n_kept), COX_OK);
+        assert_int_equal(cox_plan_unpack(&copy, &indices, data, n_bytes), COX_OK);
+        assert_true(cox_plan_equal(negative, copy));
+        free(data);
+        cox_plan_free(copy);
+        cox_plan_free(positive);
+        cox_plan_free(negative);
+    }
+}
+
 static void test_packing_for_hosts(void **state)
 {
     (void)state;
@@ -365,10 +397,11 @@ static void test_force(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_scopes),
-        cmocka_unit_test(test_positions),     cmocka_unit_test(test_index),
-        cmocka_unit_test(test_packing_whole), cmocka_unit_test(test_packing_for_hosts),
-        cmocka_unit_test(test_equality),      cmocka_unit_test(test_files),
-        cmocka_unit_test(test_force),         cmocka_unit_test(test_metadata_fills_in)};
+        cmocka_unit_test(test_defaults),         cmocka_unit_test(test_scopes),
+        cmocka_unit_test(test_positions),        cmocka_unit_test(test_index),
+        cmocka_unit_test(test_packing_whole),    cmocka_unit_test(test_packing_for_hosts),
+        cmocka_unit_test(test_equality),         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_negative_zeros),   cmocka_unit_test(test_force),
+        cmocka_unit_test(test_metadata_fills_in)};
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
