@@ -11,16 +11,26 @@ import torch
 
 
 class Hits:
-    """Rows that each intervention touched: {"layer" or "layer.expert": [prompt rows, generated rows]}."""
+    """Rows that each intervention touched: {"layer" or "layer.expert": [prompt rows, generated rows]}, and sums over them:
+    [norms of what was there, norms of what was added]."""
 
     def __init__(self, n, n_prompt):
-        self.n_prompt, self.at = n_prompt, [{} for _ in range(n)]
+        self.n_prompt, self.at, self.sums = n_prompt, [{} for _ in range(n)], [{} for _ in range(n)]
 
-    def count(self, index, key, positions):
+    def count(self, index, key, positions, there=None, added=None):
+        """there, added: rows [n, width], or None for none."""
         if len(positions):
             slot = self.at[index].setdefault(key, [0, 0])
             slot[0] += sum(p < self.n_prompt for p in positions)
             slot[1] += sum(p >= self.n_prompt for p in positions)
+            total = self.sums[index].setdefault(key, [0.0, 0.0])
+            for i, rows in enumerate((there, added)):
+                total[i] += 0.0 if rows is None else float(rows.double().norm(dim=1).sum())
+
+    def measured(self):
+        """{"layer" or "layer.expert": [prompt rows, generated rows, mean norm there, mean norm added]} of each."""
+        return [{key: rows + [float(f"{x / sum(rows):.6g}") for x in sums[key]] for key, rows in at.items()}
+                for at, sums in zip(self.at, self.sums)]
 
 
 def unit(v):
@@ -114,8 +124,9 @@ class Steered:
             new = h + v.get("strength", 1) * self.change(v, h)
             if v.get("preserve_norm"):
                 new = new * (h.norm(dim=1) / new.norm(dim=1))[:, None]
+            self.hits.count(i, str(layer) if expert is None else f"{layer}.{expert}", position[rows].tolist(), h[rows],
+                            (new - h)[rows])
             h = torch.where(rows[:, None], new, h)
-            self.hits.count(i, str(layer) if expert is None else f"{layer}.{expert}", position[rows].tolist())
         return h
 
     def site(self, site, layer, x):
@@ -142,19 +153,21 @@ class Steered:
         for i, v in self.at("router_logits", layer):
             if not self.in_positions(v, here)[0] or not self.holds(v, z[None], torch.tensor([True]))[0]:
                 continue
+            there = added = None
             if v["op"] == "pin":
                 table = self.routes[v["routes"]].get(layer)
                 if table is None or position >= len(table):
                     continue
                 pinned = table[position].tolist()
             elif v["op"] == "bias":
-                z = z.clone()
+                there, z = z[None], z.clone()
                 z[listed(v["expert"], len(z))] += v.get("strength", 1) * v["value"]
+                added = z[None] - there
             elif v["op"] == "force_out":
                 excluded |= set(listed(v["expert"], len(z)))
             else:
                 forced += [e for e in listed(v["expert"], len(z)) if e not in forced]
-            self.hits.count(i, str(layer), [position])
+            self.hits.count(i, str(layer), [position], there, added)
         if pinned is not None:
             return z, sorted(pinned, key=lambda e: -float(z[e]))
         free = sorted((e for e in range(len(z)) if e not in excluded and e not in forced), key=lambda e: -float(z[e]))
@@ -203,8 +216,9 @@ class Steered:
                     if v["weighting"] == "post_gate":
                         touched = touched & is_routed
                     term = v.get("strength", 1) * share[:, None] * self.vector(v["vector"])
-                    acc = acc + torch.where(touched[:, None], term, torch.zeros_like(term))
-                    self.hits.count(i, f"{layer}.{e}", position[touched].tolist())
+                    term = torch.where(touched[:, None], term, torch.zeros_like(term))
+                    self.hits.count(i, f"{layer}.{e}", position[touched].tolist(), acc[touched], term[touched])
+                    acc = acc + term
             return acc
         module.forward = forward
         self.patched.append(module)

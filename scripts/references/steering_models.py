@@ -145,7 +145,7 @@ class Subject:
         if "effect" in wants and not all(run.hits.at):
             raise Again("an intervention touches no row")
         self.check_some(plan, wants, run.hits.at)
-        case = {"plan": plan, "positions": positions, "hits": run.hits.at, "effect": effect, "error": error,
+        case = {"plan": plan, "positions": positions, "hits": run.hits.measured(), "effect": effect, "error": error,
                 "router_margin": run.router_margin, "condition_margin": run.condition_margin}
         if "greedy" in wants:
             case |= self.generate(plan)

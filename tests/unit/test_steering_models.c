@@ -4,38 +4,9 @@
  * phase are first written as ranges; the cases that generate have real phases. And every plan of refused.json
  * is refused.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "steering_golden.h"
 
-#include <cmocka.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/json.h"
-#include "model/safetensors.h"
-#include "steering/internal.h"
-#include "tests/support/harness.h"
-
-#define HOME "tests/golden/steering/"
-static const double tolerance = 1e-4;
 static cox_cluster *cluster;
-
-static json_t *load_json(const char *path)
-{
-    json_error_t error;
-    json_t *json = json_load_file(path, 0, &error);
-    if (!json) fail_msg("%s: %s", path, error.text);
-    return json;
-}
-
-static int32_t int_of(const json_t *object, const char *key)
-{
-    return (int32_t)json_integer_value(json_object_get(object, key));
-}
 
 /* {"from": a, "to": b} in the place of a phase. */
 static json_t *without_phases(const json_t *plan, int32_t n_prompt)
@@ -58,60 +29,6 @@ static json_t *without_phases(const json_t *plan, int32_t n_prompt)
         json_object_set_new(intervention, "positions", json_pack("{s:i,s:i}", "from", from, "to", to));
     }
     return copy;
-}
-
-static cox_status run(harness *h, const char *folder, const json_t *json, const int32_t *prompt,
-                      int32_t n_prompt, int32_t max_tokens, harness_result *result)
-{
-    const cox_model *model = harness_model(h);
-    cox_plan *plan = NULL;
-    cox_status status = cox_plan_from_json(&plan, json, "plan", folder, model, NULL, false);
-    if (status != COX_OK) return status;
-    size_t n_logits = (size_t)(n_prompt + max_tokens) * (size_t)model->vocab_size;
-    *result = (harness_result){.tokens = calloc((size_t)max_tokens + 1, sizeof(int32_t)),
-                               .logits = calloc(n_logits, sizeof(float))};
-    harness_expect(h, result);
-    status = cox_engine_submit(harness_engine(h), &(cox_sequence_request){.prompt = prompt,
-                                                                          .n_prompt = n_prompt,
-                                                                          .max_tokens = max_tokens,
-                                                                          .sampling = cox_sampling_defaults(),
-                                                                          .ignore_eos = true,
-                                                                          .plan = plan,
-                                                                          .wants_logits = true});
-    while (status == COX_OK && cox_engine_n_sequences(harness_engine(h)))
-        status = cox_engine_step(harness_engine(h));
-    return status;
-}
-
-typedef struct reference {
-    cox_arena *arena;
-    unsigned char *file;
-    const int32_t *tokens;
-    const float *logits;
-    int32_t n_tokens, vocab_size, n_rows;
-} reference;
-
-static reference load_reference(const char *path)
-{
-    reference r = {0};
-    size_t n_bytes = 0, n = 0;
-    cox_tensor *tensors = NULL;
-    assert_int_equal(cox__file_read(path, &r.file, &n_bytes), COX_OK);
-    assert_int_equal(cox_arena_create(&r.arena, "test", 0), COX_OK);
-    assert_int_equal(cox__safetensors_parse(path, r.file, n_bytes, r.arena, &tensors, &n), COX_OK);
-    for (size_t i = 0; i < n; i++) {
-        if (!strcmp(tensors[i].name, "tokens")) {
-            r.tokens = tensors[i].data;
-            r.n_tokens = (int32_t)tensors[i].shape[0];
-        } else if (!strcmp(tensors[i].name, "logits")) {
-            r.logits = tensors[i].data;
-            r.n_rows = (int32_t)tensors[i].shape[0];
-            r.vocab_size = (int32_t)tensors[i].shape[1];
-        }
-    }
-    assert_non_null(r.tokens);
-    assert_non_null(r.logits);
-    return r;
 }
 
 /* Largest difference at the case's positions. */
@@ -183,6 +100,7 @@ static void check_model(const char *name)
             n_wrong++;
         }
         if (!(d <= worst)) worst = d;
+        n_wrong += check_hits(json_object_get(test, "hits"), &result, true, case_name);
         harness_result_free(&result);
         json_decref(ranged);
         n_wrong += check_greedy(h, folder, test, &r, n_prompt, case_name);
@@ -193,8 +111,7 @@ static void check_model(const char *name)
     assert_int_equal(n_wrong, 0);
     assert_int_equal(harness_finish(h), COX_OK);
     harness_close(h);
-    cox_arena_destroy(r.arena);
-    free(r.file);
+    free_reference(&r);
     json_decref(json);
 }
 
