@@ -100,11 +100,11 @@ static cox_status share(means *m, const cox_prompts *classes)
 
 /* --- The engine's events --- */
 
-static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
-                    const float *h)
+static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
+                    int32_t position, const float *h)
 {
     means *m = context;
-    (void)site, (void)position;
+    (void)site, (void)expert, (void)position;
     size_t width = (size_t)m->question->width;
     cox_sum_add_row(m->window[id % WINDOW].sum + (size_t)m->places[layer] * width, h, width);
 }

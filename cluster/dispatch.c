@@ -81,6 +81,7 @@ static void count_routes(full_plan *f, const cox_placement *placement, int32_t l
     for (int32_t row = 0; row < p->n_rows; row++) {
         for (int32_t route = row * p->top_k; route < (row + 1) * p->top_k; route++) {
             const int32_t *hosts = NULL;
+            if (experts[route].value < 0) continue;
             int32_t n_hosts = cox_placement_hosts(placement, layer, experts[route], &hosts);
             assert(n_hosts > 0);
             int32_t replica = (row / ROWS_OF_A_REPLICA + experts[route].value) % n_hosts;
@@ -125,6 +126,7 @@ void cox_dispatch_plan_build(cox_dispatch_plan *plan, const cox_placement *place
         sort_choices(f, experts + (size_t)row * (size_t)plan->top_k);
         for (int32_t j = 0; j < plan->top_k; j++) {
             int32_t route = row * plan->top_k + f->order[j];
+            if (experts[route].value < 0) continue;
             int32_t d = f->route_destinations[route];
             if (f->last_row[d] != row) {
                 f->last_row[d] = row;

@@ -85,8 +85,9 @@ typedef struct cox_dispatch_plan {
 } cox_dispatch_plan;
 cox_status cox_dispatch_plan_create(cox_dispatch_plan **plan, cox_arena *arena, const cox_cluster *cluster,
                                     int32_t max_rows, int32_t top_k);
-/* experts: [n_rows, top_k] global ids, distinct within a row, any order. With replicas the host is chosen by
- * a fixed rule. Takes no memory. Not collective. */
+/* experts: [n_rows, top_k] global ids, distinct within a row, any order; -1: no route there (its reply_index
+ * means nothing), but at least one of a row. With replicas the host is chosen by a fixed rule. Takes no
+ * memory. Not collective. */
 void cox_dispatch_plan_build(cox_dispatch_plan *plan, const cox_placement *placement, int32_t layer,
                              const cox_expert_id *experts, int32_t n_rows);
 

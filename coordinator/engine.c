@@ -242,8 +242,6 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
         unsigned sites = request->observation->sites[l];
         if (sites && !engine->events.on_rows)
             return cox_fail(COX_INVALID, "rows are observed, but nobody listens to them");
-        if (sites & 1u << COX_SITE_EXPERT_OUT)
-            return cox_fail(COX_UNSUPPORTED, "observing expert_out is not built yet");
     }
     if (request->max_tokens < 0) return cox_fail(COX_INVALID, "max_tokens is %d", request->max_tokens);
     for (int32_t i = 0; i < request->n_prompt; i++) {
@@ -290,6 +288,8 @@ static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan 
 cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request)
 {
     cox_status status = check_request(engine, request);
+    if (status == COX_OK && request->observation && request->observation->is_counterfactual)
+        status = cox__probe_take(engine);
     if (status != COX_OK) return status;
     int64_t limit = (int64_t)request->n_prompt + request->max_tokens;
     int64_t n_cache = (int64_t)engine->n_pages * COX_KV_BLOCK;

@@ -50,6 +50,13 @@ typedef struct cox_steer_hits {
 typedef struct cox_observation {
     const uint8_t *sites;    /* [n_layers] sum of 1 << cox_site of the sites to be shown there */
     cox_positions positions; /* in the terms of a plan; prompt and generated are the request's own */
+    /* At expert_out: */
+    const uint8_t *experts; /* [n_layers, n_experts] 1: shown in that layer; NULL: every expert */
+    /* false: the outputs that routed experts gave, as they go on to the combine. true: FFN_e(x) of every
+     * expert asked for, routed or not, x the row's own input to the layer's experts, without the row's
+     * steering at expert_out: the output that forcing e would give. Costs those rows an evaluation of each
+     * expert. */
+    bool is_counterfactual;
 } cox_observation;
 
 typedef struct cox_sequence_request {
@@ -90,10 +97,11 @@ typedef struct cox_engine_events {
     void (*on_routes)(void *context, uint64_t id, int32_t layer, int32_t position,
                       const cox_traced_route *routes);
     /* h of the row at `position`, as it goes on from the site: after the site's own interventions. f32
-     * [d_model], or [n_experts] at router_logits (layers with experts only). Each row once; of one site and
-     * layer in ascending positions. May be NULL. */
-    void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
-                    const float *h);
+     * [d_model], or [n_experts] at router_logits (layers with experts only). expert: whose output it is at
+     * expert_out (layers with experts only), before its gate weight; else -1. Each row once; of one site and
+     * layer in ascending positions, of one position in ascending experts. May be NULL. */
+    void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
+                    int32_t position, const float *h);
     void (*on_done)(void *context, uint64_t id, const cox_sequence_result *result);
 } cox_engine_events;
 
@@ -113,9 +121,8 @@ cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const 
 void cox_engine_destroy(cox_engine *engine);
 
 /* Queues a sequence. Errors (state unchanged): INVALID (an id outside the vocabulary, empty prompt,
- * sampling, something to be reported that nobody listens to), UNSUPPORTED (expert_out observed), TOO_LONG
- * (prompt alone beyond max_positions or the KV cache; max_tokens is cut to what fits, finish LENGTH),
- * NO_MEMORY. */
+ * sampling, something to be reported that nobody listens to), TOO_LONG (prompt alone beyond max_positions or
+ * the KV cache; max_tokens is cut to what fits, finish LENGTH), NO_MEMORY. */
 cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request);
 
 /* Sequences waiting or running. */

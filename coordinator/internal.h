@@ -53,6 +53,13 @@ typedef struct cox__slot {
     uint8_t *is_tagged;     /* [slot_rows] rows whose plan the hosts apply in the layer */
 } cox__slot;
 
+/* Copies of observed rows on their way to further experts (observe.c); NULL until one is asked for. */
+typedef struct cox__probe {
+    int32_t *rows;          /* [slot_rows] the row of the batch */
+    float *copies;          /* [slot_rows, row_width] normed, without a tag */
+    cox_expert_id *experts; /* [slot_rows, top_k] ascending, then -1 */
+} cox__probe;
+
 struct cox_engine {
     const cox_model *model;
     const cox_trunk_weights *trunk;
@@ -92,6 +99,7 @@ struct cox_engine {
     float *logits;                     /* [COX__HEAD_ROWS, vocab_size] */
     void *matmul_scratch;
     cox_sampler *sampler;
+    cox__probe probe;
     float *steer_scratch;         /* [n_threads, d_model or n_experts] */
     unsigned char *route_scratch; /* [n_threads, route_scratch_bytes] */
     size_t route_scratch_bytes;
@@ -114,6 +122,13 @@ void cox__attention(cox_engine *engine, int32_t layer, const cox__slot *slot);
  * rows + i * stride. */
 void cox__observe(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, const float *rows,
                   size_t stride);
+/* The same for the replies of routed experts, in the exchange's layout. */
+void cox__observe_routed(cox_engine *engine, int32_t layer, const cox__slot *slot, const float *replies);
+/* Sends those normed rows of slot s that are observed so to all experts asked for, and shows the outputs. To
+ * be called between the slot's exchanges; builds slot->plan anew. Errors: those of the exchange. */
+cox_status cox__observe_counterfactual(cox_engine *engine, int32_t layer, int32_t s);
+/* Takes the memory for it, once. Errors: NO_MEMORY. */
+cox_status cox__probe_take(cox_engine *engine);
 
 /* layer.c: all layers for all slots, micro-batches overlapping. */
 cox_status cox__layers(cox_engine *engine, int32_t n_slots);

@@ -113,6 +113,8 @@ static cox_status begin_moe(cox_engine *engine, int32_t layer, int32_t s)
     const cox_layer_weights *w = &engine->trunk->layers[layer];
     norm_rows(engine, slot, w->post_norm);
     route_rows(engine, layer, slot, w);
+    cox_status status = cox__observe_counterfactual(engine, layer, s);
+    if (status != COX_OK) return status;
     cox_dispatch_plan_build(slot->plan, engine->placement, layer, slot->experts, slot->end - slot->first);
     return cox_exchange_dispatch_begin(engine->exchange, s, layer, slot->plan, engine->normed);
 }
@@ -131,6 +133,7 @@ static cox_status end_moe(cox_engine *engine, int32_t layer, int32_t s)
     for (int32_t i = 0; i < slot->end - slot->first; i++) {
         combine_row(engine, layer, slot, i, replies, x + (size_t)i * d_model);
     }
+    cox__observe_routed(engine, layer, slot, replies);
     cox__observe(engine, COX_SITE_MOE_OUT, layer, slot, engine->projected, d_model);
     cox__steer(engine, COX_SITE_RESID_POST, layer, slot, x, d_model);
     return COX_OK;

@@ -65,11 +65,11 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
     h->results[id].n_logits = position + 1;
 }
 
-static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
-                    const float *row)
+static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
+                    int32_t position, const float *row)
 {
     const harness_config *config = &((harness *)context)->config;
-    config->on_rows(config->rows_context, id, site, layer, position, row);
+    config->on_rows(config->rows_context, id, site, layer, expert, position, row);
 }
 
 static void on_done(void *context, uint64_t id, const cox_sequence_result *done)

@@ -15,8 +15,8 @@ typedef struct harness_config {
     cox_exchange_kind exchange;
     cox_engine_options engine;
     /* cox_engine_events.on_rows, with a context of its own; NULL: nobody listens */
-    void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t position,
-                    const float *h);
+    void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
+                    int32_t position, const float *h);
     void *rows_context;
 } harness_config;
 harness_config harness_config_defaults(const char *folder);

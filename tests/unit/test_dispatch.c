@@ -126,6 +126,24 @@ static void test_plan(void **state)
     assert_int_equal(cox_heap_allocations(), before);
 }
 
+/* Rows with fewer routes than top_k: those that are there stand one after the other. */
+static void test_plan_with_holes(void **state)
+{
+    fixture *f = *state;
+    const cox_expert_id experts[2 * TOP_K] = {{-1}, {5}, {-1}, {4}, {-1}, {2}};
+    cox_dispatch_plan_build(f->plan, f->placement, 1, experts, 2);
+    const cox_dispatch_plan *p = f->plan;
+    assert_int_equal(p->row_offsets[1], 2);
+    assert_int_equal(p->route_offsets[1], 3);
+    assert_int_equal(p->row_routes[1], 1);
+    assert_int_equal(p->row_routes[2], 3);
+    const int32_t sorted[3] = {5, 2, 4};
+    for (int32_t r = 0; r < 3; r++) assert_int_equal(p->experts[r].value, sorted[r]);
+    assert_int_equal(p->reply_index[1], 1);
+    assert_int_equal(p->reply_index[3], 3);
+    assert_int_equal(p->reply_index[5], 2);
+}
+
 /* The "expert": e of a layer turns v into (e + 1) v + layer. */
 static cox_status host(void *context, const cox_work *work)
 {
@@ -212,11 +230,9 @@ static void test_predicted_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cluster_of_one),
-        cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_plan),
-        cmocka_unit_test(test_self),
-        cmocka_unit_test(test_predicted_bytes),
+        cmocka_unit_test(test_cluster_of_one), cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_plan),           cmocka_unit_test(test_plan_with_holes),
+        cmocka_unit_test(test_self),           cmocka_unit_test(test_predicted_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
