@@ -113,21 +113,21 @@ cox_status cox__safetensors_metadata(const char *path, const unsigned char *file
     return status;
 }
 
-static json_t *header_json(const char *const *names, const int32_t (*dims)[2], size_t n, const char *dtype,
-                           const json_t *metadata)
+static json_t *header_json(const cox__tensor_head *heads, size_t n, const json_t *metadata)
 {
     json_t *header = json_object();
     if (!header) return NULL;
     if (metadata) json_object_set(header, "__metadata__", (json_t *)metadata);
     size_t offset = 0;
     for (size_t i = 0; i < n; i++) {
-        bool is_flat = dims[i][1] == 0;
-        size_t end = offset + 4 * (size_t)dims[i][0] * (size_t)(is_flat ? 1 : dims[i][1]);
+        const int32_t *dims = heads[i].dims;
+        bool is_flat = dims[1] == 0;
+        size_t end = offset + 4 * (size_t)dims[0] * (size_t)(is_flat ? 1 : dims[1]);
         json_t *shape =
-            is_flat ? json_pack("[i]", (int)dims[i][0]) : json_pack("[ii]", (int)dims[i][0], (int)dims[i][1]);
-        json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype, "shape", shape, "data_offsets",
-                                  (json_int_t)offset, (json_int_t)end);
-        if (!entry || json_object_set_new(header, names[i], entry) != 0) {
+            is_flat ? json_pack("[i]", (int)dims[0]) : json_pack("[ii]", (int)dims[0], (int)dims[1]);
+        json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", heads[i].dtype, "shape", shape,
+                                  "data_offsets", (json_int_t)offset, (json_int_t)end);
+        if (!entry || json_object_set_new(header, heads[i].name, entry) != 0) {
             json_decref(header);
             return NULL;
         }
@@ -136,11 +136,10 @@ static json_t *header_json(const char *const *names, const int32_t (*dims)[2], s
     return header;
 }
 
-cox_status cox__safetensors_header(const char *const *names, const int32_t (*dims)[2], size_t n,
-                                   const char *dtype, const json_t *metadata, unsigned char **text,
-                                   size_t *n_bytes)
+cox_status cox__safetensors_header(const cox__tensor_head *heads, size_t n, const json_t *metadata,
+                                   unsigned char **text, size_t *n_bytes)
 {
-    json_t *header = header_json(names, dims, n, dtype, metadata);
+    json_t *header = header_json(heads, n, metadata);
     char *json = header ? json_dumps(header, JSON_COMPACT) : NULL;
     json_decref(header);
     if (!json) return cox_fail(COX_INVALID, "a tensor name or metadata is not valid UTF-8");

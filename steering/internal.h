@@ -33,12 +33,15 @@ cox_status cox__file_write(const char *path, const void *const *parts, const siz
  * [out] *metadata: owned, to be decref'ed; NULL when the file has none. Errors: BAD_FILE. */
 cox_status cox__safetensors_metadata(const char *path, const unsigned char *file, size_t n_bytes,
                                      json_t **metadata);
-/* Header of n tensors of 4-byte elements laid one after the other. dims: [n][2], the second 0 for one
- * dimension. metadata: object of strings. [out] *text malloc'ed, the 8-byte length in front, a multiple of 8
- * bytes in all. */
-cox_status cox__safetensors_header(const char *const *names, const int32_t (*dims)[2], size_t n,
-                                   const char *dtype, const json_t *metadata, unsigned char **text,
-                                   size_t *n_bytes);
+/* A tensor of 4-byte elements. */
+typedef struct cox__tensor_head {
+    const char *name, *dtype; /* "F32", "I32" */
+    int32_t dims[2];          /* the second 0 for one dimension */
+} cox__tensor_head;
+/* Header of n tensors laid one after the other. metadata: object of strings. [out] *text malloc'ed, the
+ * 8-byte length in front, a multiple of 8 bytes in all. */
+cox_status cox__safetensors_header(const cox__tensor_head *heads, size_t n, const json_t *metadata,
+                                   unsigned char **text, size_t *n_bytes);
 
 /* sum_i a[i] b[i] in f64, in ascending index. */
 double cox__dot_f64(const float *a, const float *b, int32_t n);
@@ -117,6 +120,8 @@ cox_status cox__pinned_load(cox__plan_builder *builder, const char *where, const
 /* Every row names top_k different experts that the model has. Errors: BAD_FILE. */
 cox_status cox__pinned_check(const char *where, const int32_t *rows, int32_t n_tokens, int32_t top_k,
                              int32_t n_experts);
+/* What stands beside "layer.<l>" in a file that a trace wrote: ".logits" and so on. */
+bool cox__is_routes_companion(const char *suffix);
 cox_status cox__pinned_parse(cox_pinned_routes **routes, const char *path, const unsigned char *data,
                              size_t n_bytes, int32_t n_layers, int32_t n_experts, int32_t top_k,
                              cox_arena *arena);

@@ -1,7 +1,8 @@
 /*
  * Pinned routes: for every token of a recorded run, the experts that each layer chose. A safetensors file of
- * i32 [n_tokens, top_k] tensors "layer.<l>", so that numpy reads it; `--trace-routes` writes it. Replaying it
- * tells what a vector does by itself from what it does by changing the routes.
+ * i32 [n_tokens, top_k] tensors "layer.<l>", so that numpy reads it; `--trace-routes` writes it, with logits,
+ * weights, margins and ranks beside, which replaying does not need. Replaying it tells what a vector does by
+ * itself from what it does by changing the routes.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,8 +45,10 @@ static cox_status read_layer(cox_pinned_routes *routes, const char *path, const 
     char where[1024];
     snprintf(where, sizeof where, "%.700s: tensor \"%.200s\"", path, tensor->name);
     int layer = -1, n_read = 0;
-    if (sscanf(tensor->name, "layer.%d%n", &layer, &n_read) != 1 || tensor->name[n_read] || layer < 0 ||
-        layer >= routes->n_layers) {
+    bool is_read =
+        sscanf(tensor->name, "layer.%d%n", &layer, &n_read) == 1 && layer >= 0 && layer < routes->n_layers;
+    if (is_read && cox__is_routes_companion(tensor->name + n_read)) return COX_OK;
+    if (!is_read || tensor->name[n_read]) {
         return cox_fail(COX_BAD_FILE, "%s: is not \"layer.<l>\" of a layer of this model (0 to %d)", where,
                         (int)routes->n_layers - 1);
     }
@@ -75,7 +78,6 @@ cox_status cox__pinned_parse(cox_pinned_routes **routes, const char *path, const
     size_t n = 0;
     cox_status status = cox__safetensors_parse(path, data, n_bytes, arena, &tensors, &n);
     if (status != COX_OK) return status;
-    if (n == 0) return cox_fail(COX_BAD_FILE, "%s: holds no layers", path);
     cox_pinned_routes *fresh = cox_arena_alloc(arena, sizeof *fresh);
     if (!fresh) return COX_NO_MEMORY;
     *fresh = (cox_pinned_routes){.n_layers = n_layers, .top_k = top_k};
@@ -83,6 +85,8 @@ cox_status cox__pinned_parse(cox_pinned_routes **routes, const char *path, const
     if (!fresh->layers) return COX_NO_MEMORY;
     for (size_t i = 0; i < n && status == COX_OK; i++)
         status = read_layer(fresh, path, &tensors[i], n_experts, arena);
+    if (status == COX_OK && fresh->n_tokens == 0)
+        status = cox_fail(COX_BAD_FILE, "%s: holds no layers", path);
     if (status == COX_OK) *routes = fresh;
     return status;
 }
@@ -130,46 +134,4 @@ cox_status cox__pinned_load(cox__plan_builder *builder, const char *where, const
     }
     out->pinned = routes;
     return match_scope(where, path, routes, is_all, out);
-}
-
-cox_status cox_pinned_routes_write(const char *path, const int32_t *const *layers, int32_t n_layers,
-                                   int32_t n_tokens, int32_t top_k, const char *model_fingerprint)
-{
-    enum { NAME_BYTES = 24 };
-    size_t room = (size_t)n_layers + 1;
-    char(*names)[NAME_BYTES] = calloc(room, sizeof *names);
-    const char **name_list = calloc(room, sizeof *name_list);
-    int32_t(*dims)[2] = calloc(room, sizeof *dims);
-    const void **parts = calloc(room, sizeof *parts);
-    size_t *part_bytes = calloc(room, sizeof *part_bytes), n = 0;
-    cox_status status = COX_OK;
-    unsigned char *header = NULL;
-    json_t *metadata = model_fingerprint ? json_pack("{s:s}", "model_fingerprint", model_fingerprint) : NULL;
-    if (!names || !name_list || !dims || !parts || !part_bytes) {
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
-    } else {
-        for (int32_t l = 0; l < n_layers; l++) {
-            if (!layers[l]) continue;
-            snprintf(names[n], NAME_BYTES, "layer.%d", (int)l);
-            name_list[n] = names[n];
-            dims[n][0] = n_tokens;
-            dims[n][1] = top_k;
-            parts[n + 1] = layers[l];
-            part_bytes[n + 1] = (size_t)n_tokens * (size_t)top_k * sizeof **layers;
-            n++;
-        }
-        if (n == 0 || n_tokens < 1) status = cox_fail(COX_INVALID, "%s: there are no routes to write", path);
-    }
-    if (status == COX_OK)
-        status = cox__safetensors_header(name_list, dims, n, "I32", metadata, &header, &part_bytes[0]);
-    if (status == COX_OK) parts[0] = header;
-    if (status == COX_OK) status = cox__file_write(path, parts, part_bytes, n + 1);
-    free(header);
-    json_decref(metadata);
-    free(part_bytes);
-    free(parts);
-    free(dims);
-    free(name_list);
-    free(names);
-    return status;
 }

@@ -72,6 +72,17 @@ const int32_t *cox_pinned_routes_find(const cox_pinned_routes *routes, int32_t l
 cox_status cox_pinned_routes_write(const char *path, const int32_t *const *layers, int32_t n_layers,
                                    int32_t n_tokens, int32_t top_k, const char *model_fingerprint);
 
+/* A traced run: what each choice was made of, column j the j-th choice. All [n_tokens, top_k]; experts NULL:
+ * nothing of this layer; the others NULL: left out. */
+typedef struct cox_routes_layer {
+    const int32_t *experts;
+    const float *logits, *weights, *margins; /* router logit, gate weight, logit minus the next lower one */
+    const int32_t *ranks;                    /* that computed the expert */
+} cox_routes_layer;
+/* The same file with all of these beside the experts; pinning reads it too. Errors: INVALID, IO. */
+cox_status cox_traced_routes_write(const char *path, const cox_routes_layer *layers, int32_t n_layers,
+                                   int32_t n_tokens, int32_t top_k, const char *model_fingerprint);
+
 typedef struct cox_intervention {
     cox_site site;
     cox_op op;

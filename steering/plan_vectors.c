@@ -104,8 +104,7 @@ static cox_status check_fingerprint(cox__plan_builder *builder, const char *wher
     }
     return cox_fail(COX_INVALID,
                     "%s: the vector was made for another %s (fingerprint %.12s..., this one has %.12s...); "
-                    "--force uses it all "
-                    "the same and the result says so",
+                    "--force-steering uses it all the same and the result says so",
                     where, what, made_for, ours);
 }
 

@@ -101,29 +101,26 @@ static cox_status write_sorted(const char *path, const cox_vector *const *vector
     json_t *metadata = NULL;
     if (status == COX_OK) status = all_facts(vectors, n, &metadata);
     if (status != COX_OK) return status;
-    const char **names = calloc(n, sizeof *names);
-    int32_t(*dims)[2] = calloc(n, sizeof *dims);
+    cox__tensor_head *heads = calloc(n, sizeof *heads);
     const void **parts = calloc(n + 1, sizeof *parts);
     size_t *part_bytes = calloc(n + 1, sizeof *part_bytes);
     unsigned char *header = NULL;
-    if (!names || !dims || !parts || !part_bytes) {
+    if (!heads || !parts || !part_bytes) {
         status = cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
     } else {
         for (size_t i = 0; i < n; i++) {
-            names[i] = vectors[i]->name;
-            dims[i][0] = vectors[i]->width;
+            heads[i] = (cox__tensor_head){vectors[i]->name, "F32", {vectors[i]->width, 0}};
             parts[i + 1] = vectors[i]->data;
             part_bytes[i + 1] = 4 * (size_t)vectors[i]->width;
         }
-        status = cox__safetensors_header(names, dims, n, "F32", metadata, &header, &part_bytes[0]);
+        status = cox__safetensors_header(heads, n, metadata, &header, &part_bytes[0]);
         parts[0] = header;
         if (status == COX_OK) status = cox__file_write(path, parts, part_bytes, n + 1);
     }
     free(header);
     free(part_bytes);
     free(parts);
-    free(dims);
-    free(names);
+    free(heads);
     json_decref(metadata);
     return status;
 }
