@@ -15,12 +15,17 @@
 #include "cli/io.h"
 #include "cli/seen.h"
 #include "cli/serve.h"
+#include "cli/steer.h"
+#include "cli/traces.h"
 
 typedef struct batch {
     const cox_options *options;
     cox_cluster *cluster;
     cox_lines *lines;
     cox_seen *seen; /* custom_ids so far */
+    cox_steer *steer;
+    const cox_model *model;
+    char *folder; /* of the input: paths of plans are relative to it */
     int output;
     uint64_t n_lines, n_answers, n_failed, n_generated, n_prompt;
     const char *model_name;
@@ -64,6 +69,7 @@ static void report(batch *b)
 
 static void write_record(batch *b, const cox_record *record)
 {
+    if (b->failed == COX_OK) b->failed = cox_traces_write(record, b->model);
     if (b->failed != COX_OK) return;
     json_t *json = cox_record_to_batch_line(record, (int64_t)time(NULL), b->model_name);
     char *line = json ? json_dumps(json, JSON_COMPACT) : NULL;
@@ -114,6 +120,23 @@ static void set_defaults(cox_request *request, const cox_options *options)
     request->max_tokens = (int32_t)options->max_tokens;
     request->ignore_eos = options->ignores_eos;
     request->wants_digest = options->wants_digest;
+    request->wants_routes = options->trace_folder != NULL;
+}
+
+/* What a request asks of the files around it: its plan, and the file for its routes. */
+static cox_status complete(batch *b, cox_request *request, const char *where)
+{
+    const cox_options *options = b->options;
+    cox_status status = COX_OK;
+    if (request->steering) {
+        status = cox_steer_compile(b->steer, request, b->folder);
+    } else if (options->plan) {
+        status = cox_steer_load(b->steer, request, options->plan);
+    }
+    if (status != COX_OK) return cox_fail_in(status, "%s", where);
+    if (!request->wants_routes) return COX_OK;
+    if (options->trace_folder) return cox_traces_name(request, options->trace_folder, "line");
+    return cox_fail(COX_INVALID, "%s: \"trace_routes\" needs a run with --trace-routes DIR", where);
 }
 
 static cox_status check_custom_id(batch *b, const cox_request *request, const char *where)
@@ -149,6 +172,7 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
         cox_status unique = check_custom_id(b, fresh, where);
         if (reading == COX_OK) status = unique;
     }
+    if (status == COX_OK) status = complete(b, fresh, where);
     if (status != COX_OK) return refuse(b, fresh, status);
     *request = fresh;
     return COX_OK;
@@ -180,10 +204,30 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
 
 /* --- The command --- */
 
+static cox_status find_folder(batch *b)
+{
+    const char *slash = strrchr(b->options->input, '/');
+    if (!slash) {
+        b->folder = strdup(".");
+    } else {
+        b->folder = slash == b->options->input
+                        ? strdup("/")
+                        : strndup(b->options->input, (size_t)(slash - b->options->input));
+    }
+    return b->folder ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+}
+
+/* Output comes last: what is wrong before leaves no file behind. */
 static cox_status open_files(batch *b)
 {
-    cox_status status = cox_lines_open(&b->lines, b->options->input);
+    const cox_options *options = b->options;
+    cox_status status = cox_lines_open(&b->lines, options->input);
     if (status == COX_OK) status = cox_seen_create(&b->seen);
+    if (status == COX_OK) status = find_folder(b);
+    if (status == COX_OK) status = cox_steer_create(&b->steer, b->model, options->forces_steering);
+    if (status == COX_OK && options->plan) status = cox_steer_check(b->steer, options->plan);
+    if (status == COX_OK && options->trace_folder)
+        status = cox_traces_open(options->trace_folder, options->has_force);
     if (status == COX_OK) status = open_output(b);
     return status;
 }
@@ -195,6 +239,8 @@ static cox_status close_files(batch *b, cox_status status)
     }
     cox_lines_close(b->lines);
     cox_seen_destroy(b->seen);
+    cox_steer_destroy(b->steer);
+    free(b->folder);
     return status;
 }
 
@@ -215,7 +261,11 @@ cox_status cox_command_batch(const cox_options *options)
     cox_run run;
     cox_status status = cox_run_open(&run, options);
     if (status != COX_OK) return status;
-    batch b = {.options = options, .cluster = run.cluster, .output = -1, .model_name = options->model};
+    batch b = {.options = options,
+               .cluster = run.cluster,
+               .output = -1,
+               .model = run.model,
+               .model_name = options->model};
     bool is_front = cox_run_is_front(&run);
     if (is_front) status = open_files(&b);
     status = cox_run_agree(&run, status);

@@ -10,11 +10,14 @@
 #include "cli/commands.h"
 #include "cli/io.h"
 #include "cli/serve.h"
+#include "cli/steer.h"
+#include "cli/traces.h"
 
 typedef struct answer {
     char *text; /* [n_text] that may not be shown yet */
     size_t n_text, capacity;
     json_t *json;  /* with --json, when done */
+    char *notes;   /* lines about its steering and routes, without --json */
     char *problem; /* message of a failed prompt */
     char digest[65];
     cox_status status;
@@ -24,6 +27,8 @@ typedef struct answer {
 typedef struct generate {
     const cox_options *options;
     cox_cluster *cluster;
+    const cox_model *model;
+    cox_steer *steer;
     char **prompts; /* [n], malloc'ed */
     size_t n, n_sent;
     answer *answers; /* [n] */
@@ -66,10 +71,29 @@ static cox_status read_prompts(generate *g)
     return g->answers ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the answers");
 }
 
+/* Plans are read and the folder is made before any token. */
+static cox_status prepare(generate *g)
+{
+    const cox_options *options = g->options;
+    cox_status status = read_prompts(g);
+    if (status == COX_OK) status = cox_steer_create(&g->steer, g->model, options->forces_steering);
+    for (size_t i = 0; i < options->plans.n && status == COX_OK; i++)
+        status = cox_steer_check(g->steer, options->plans.items[i]);
+    if (status == COX_OK && options->trace_folder)
+        status = cox_traces_open(options->trace_folder, options->has_force);
+    return status;
+}
+
 static cox_status check(const cox_options *options)
 {
-    if (options->prompts.n + options->prompt_files.n == 0) {
+    size_t n_prompts = options->prompts.n + options->prompt_files.n;
+    if (n_prompts == 0) {
         return cox_fail(COX_INVALID, "--prompt TEXT or --prompt-file FILE is missing");
+    }
+    if (options->plans.n > 1 && options->plans.n != n_prompts) {
+        return cox_fail(COX_INVALID,
+                        "--steer is given %zu times for %zu prompts; give it once, or once for each",
+                        options->plans.n, n_prompts);
     }
     if (options->is_raw && options->system) {
         return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
@@ -82,6 +106,18 @@ static cox_status check(const cox_options *options)
                         options->temperature);
     }
     return COX_OK;
+}
+
+/* Plan and file of routes. */
+static cox_status complete(const generate *g, cox_request *request)
+{
+    const cox_texts *plans = &g->options->plans;
+    const char *folder = g->options->trace_folder;
+    cox_status status = COX_OK;
+    request->wants_routes = folder != NULL;
+    if (folder) status = cox_traces_name(request, folder, "prompt");
+    if (status != COX_OK || plans->n == 0) return status;
+    return cox_steer_load(g->steer, request, plans->items[plans->n > 1 ? request->id - 1 : 0]);
 }
 
 static cox_status fill_request(const generate *g, cox_request *request, const char *prompt)
@@ -119,12 +155,14 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
     if (*is_end) return g->failed;
     cox_request *fresh = cox_request_create();
     if (!fresh) return COX_NO_MEMORY;
+    fresh->id = g->n_sent + 1;
     cox_status status = fill_request(g, fresh, g->prompts[g->n_sent]);
+    if (status == COX_OK) status = complete(g, fresh);
     if (status != COX_OK) {
         cox_request_destroy(fresh);
         return status;
     }
-    fresh->id = ++g->n_sent;
+    g->n_sent++;
     *request = fresh;
     return COX_OK;
 }
@@ -171,7 +209,40 @@ static json_t *answer_json(const generate *g, const cox_record *record)
                              record->finish_reason, "usage", cox_record_usage_json(record));
     if (*record->digest) json_object_set_new(json, "logits_digest", json_string(record->digest));
     if (record->has_logprobs) json_object_set_new(json, "logprobs", cox_record_logprobs_json(record));
+    json_t *extras = cox_record_extras_json(record);
+    if (json_object_size(extras) > 0) json_object_set(json, "coxswain", extras);
+    json_decref(extras);
     return json;
+}
+
+/* What --json says of steering and routes, in lines: rows by intervention. NULL: nothing to say. */
+static char *answer_notes(const cox_record *record)
+{
+    char *text = NULL;
+    size_t n_bytes = 0;
+    if (!record->steering && !record->routes) return NULL;
+    FILE *out = open_memstream(&text, &n_bytes);
+    if (!out) return NULL;
+    const Cox__SteeringRecord *steering = record->steering;
+    if (steering) {
+        fprintf(out, "steering of prompt %" PRIu64 ": plan \"%s\"%s\n", record->id, steering->plan,
+                steering->was_forced ? ", FORCED: vectors of another model or tokenizer" : "");
+    }
+    for (size_t i = 0, next; steering && i < steering->n_hits; i = next) {
+        int64_t n_prompt = 0, n_generated = 0;
+        for (next = i;
+             next < steering->n_hits && steering->hits[next]->intervention == steering->hits[i]->intervention;
+             next++) {
+            n_prompt += steering->hits[next]->n_prompt;
+            n_generated += steering->hits[next]->n_generated;
+        }
+        fprintf(out, "  %d. %s %s: touched %" PRId64 " prompt and %" PRId64 " generated rows\n",
+                steering->hits[i]->intervention, steering->hits[i]->site, steering->hits[i]->op, n_prompt,
+                n_generated);
+    }
+    if (record->routes) fprintf(out, "routes of prompt %" PRIu64 ": %s\n", record->id, record->routes_file);
+    fclose(out);
+    return text;
 }
 
 static json_t *problem_json(const cox_record *record)
@@ -193,6 +264,7 @@ static void end_answer(generate *g, answer *a)
         fprintf(stderr, "coxswain generate: prompt %zu: %s\n", g->turn + 1, a->problem);
     if (a->digest[0] && !a->json)
         fprintf(stderr, "logits digest of prompt %zu: %s\n", g->turn + 1, a->digest);
+    if (a->notes) fputs(a->notes, stderr);
 }
 
 /* Of several prompts, which one the text is an answer to: on standard output, since mpirun keeps no order
@@ -213,6 +285,8 @@ static void on_record(void *context, const cox_record *record)
     a->status = (cox_status)record->status;
     snprintf(a->digest, sizeof a->digest, "%s", record->digest);
     if (a->status != COX_OK) a->problem = strdup(record->error_message);
+    if (a->status == COX_OK) note(g, cox_traces_write(record, g->model));
+    if (a->status == COX_OK && !g->options->is_json) a->notes = answer_notes(record);
     if (g->options->is_json) a->json = a->status == COX_OK ? answer_json(g, record) : problem_json(record);
     while (g->turn < g->n && g->answers[g->turn].is_done) {
         end_answer(g, &g->answers[g->turn]);
@@ -244,11 +318,13 @@ static void release(generate *g)
         free(g->prompts[i]);
         if (!g->answers) continue;
         free(g->answers[i].text);
+        free(g->answers[i].notes);
         free(g->answers[i].problem);
         json_decref(g->answers[i].json);
     }
     free(g->prompts);
     free(g->answers);
+    cox_steer_destroy(g->steer);
 }
 
 cox_status cox_command_generate(const cox_options *options)
@@ -258,8 +334,8 @@ cox_status cox_command_generate(const cox_options *options)
     cox_run run;
     status = cox_run_open(&run, options);
     if (status != COX_OK) return status;
-    generate g = {.options = options, .cluster = run.cluster};
-    if (cox_run_is_front(&run)) status = read_prompts(&g);
+    generate g = {.options = options, .cluster = run.cluster, .model = run.model};
+    if (cox_run_is_front(&run)) status = prepare(&g);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) {
         if (cox_run_is_front(&run)) announce(&g);

@@ -22,6 +22,7 @@ typedef struct logits {
     int32_t *tokens; /* [n_tokens] */
     size_t n_tokens;
     int32_t vocab_size;
+    cox_plan *plan;  /* NULL: none, or the engine has it */
     char *temporary; /* path of the file while it grows */
     int file;
     size_t header_bytes; /* with the length in front */
@@ -32,23 +33,45 @@ typedef struct logits {
 
 /* --- The file --- */
 
+static json_t *tensor_json(const char *dtype, json_t *shape, size_t from, size_t to)
+{
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", shape, "data_offsets", (json_int_t)from,
+                     (json_int_t)to);
+}
+
+/* The header's JSON; of a steered run its metadata name the plan. malloc'ed. */
+static char *header_text(const logits *l)
+{
+    size_t logits_bytes = l->n_tokens * (size_t)l->vocab_size * sizeof(float);
+    json_t *header = json_pack(
+        "{s:o, s:o}", "logits",
+        tensor_json("F32", json_pack("[I, i]", (json_int_t)l->n_tokens, (int)l->vocab_size), 0, logits_bytes),
+        "tokens",
+        tensor_json("I32", json_pack("[I]", (json_int_t)l->n_tokens), logits_bytes,
+                    logits_bytes + 4 * l->n_tokens));
+    if (header && l->plan) {
+        json_object_set_new(header, "__metadata__",
+                            json_pack("{s:s, s:s}", "steering_plan", l->plan->name, "steering_forced",
+                                      l->plan->was_forced ? "true" : "false"));
+    }
+    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
+    json_decref(header);
+    return text;
+}
+
 /* Eight bytes of length (little endian), then JSON padded with blanks to a multiple of 8. */
 static cox_status write_header(logits *l)
 {
-    char json[512];
-    size_t logits_bytes = l->n_tokens * (size_t)l->vocab_size * sizeof(float);
-    int n = snprintf(json, sizeof json,
-                     "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%d],\"data_offsets\":[0,%zu]},"
-                     "\"tokens\":{\"dtype\":\"I32\",\"shape\":[%zu],\"data_offsets\":[%zu,%zu]}}",
-                     l->n_tokens, l->vocab_size, logits_bytes, l->n_tokens, logits_bytes,
-                     logits_bytes + 4 * l->n_tokens);
-    size_t length = ((size_t)n + 7) / 8 * 8;
-    memset(json + n, ' ', length - (size_t)n);
+    char *json = header_text(l);
+    if (!json) return cox_fail(COX_NO_MEMORY, "%s: out of memory for its header", l->temporary);
+    size_t n = strlen(json), length = (n + 7) / 8 * 8;
     uint8_t prefix[8];
     for (int i = 0; i < 8; i++) prefix[i] = (uint8_t)(length >> (8 * i));
     cox_status status = cox_io_write_all(l->cluster, l->file, prefix, sizeof prefix, l->temporary);
-    if (status == COX_OK) status = cox_io_write_all(l->cluster, l->file, json, length, l->temporary);
+    if (status == COX_OK) status = cox_io_write_all(l->cluster, l->file, json, n, l->temporary);
+    if (status == COX_OK) status = cox_io_write_all(l->cluster, l->file, "       ", length - n, l->temporary);
     l->header_bytes = sizeof prefix + length;
+    free(json);
     return status;
 }
 
@@ -103,6 +126,7 @@ static void release(logits *l)
     if (l->temporary) unlink(l->temporary);
     free(l->temporary);
     free(l->tokens);
+    cox_plan_free(l->plan);
 }
 
 /* --- The engine's events --- */
@@ -161,9 +185,11 @@ static cox_status compute(logits *l, cox_run *run, cox_engine *engine)
                                           .prompt = l->tokens,
                                           .n_prompt = (int32_t)l->n_tokens,
                                           .sampling = cox_sampling_defaults(),
+                                          .plan = l->plan,
                                           .wants_logits = true};
     cox_progress_begin(&l->bar, "logits", run->progress, COX_PROGRESS_COUNT);
     cox_status status = cox_engine_submit(engine, &request);
+    if (status == COX_OK) l->plan = NULL;
     while (status == COX_OK && l->failed == COX_OK && cox_engine_n_sequences(engine) > 0)
         status = cox_engine_step(engine);
     if (status == COX_OK) status = l->failed;
@@ -171,10 +197,20 @@ static cox_status compute(logits *l, cox_run *run, cox_engine *engine)
     return status != COX_OK ? status : close_output(l);
 }
 
+static cox_status read_plan(logits *l, const cox_model *model)
+{
+    if (!l->options->plan) return COX_OK;
+    char fingerprint[65];
+    cox_status status = cox_tokenizer_fingerprint(model->folder, fingerprint);
+    if (status != COX_OK) return status;
+    return cox_plan_load(&l->plan, l->options->plan, model, fingerprint, l->options->forces_steering);
+}
+
 static cox_status prepare(logits *l, cox_run *run, cox_engine **engine)
 {
     l->vocab_size = run->model->vocab_size;
     cox_status status = read_tokens(l);
+    if (status == COX_OK) status = read_plan(l, run->model);
     if (status == COX_OK) status = open_output(l);
     if (status != COX_OK) return status;
     const cox_engine_events events = {

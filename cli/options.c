@@ -83,6 +83,17 @@ static const option_row table[] = {
     {"--unit", DIRECTION, FLAG, AT(is_unit), NULL, 0, 0, false, "scale each vector to norm 1"},
     {"--force", BATCH | LOGITS | DIRECTION, FLAG, AT(has_force), NULL, 0, 0, false,
      "replace an output file that exists"},
+    {"--force", GENERATE, FLAG, AT(has_force), NULL, 0, 0, false,
+     "write into a --trace-routes folder that is not empty"},
+    {"--steer", GENERATE, TEXTS, AT(plans), "PLAN.json", 0, 0, false,
+     "a steering plan for all prompts; or given once for each prompt, in their order"},
+    {"--steer", BATCH, TEXT_VALUE, AT(plan), "PLAN.json", 0, 0, false,
+     "the steering plan of requests that have no \"steering\" of their own"},
+    {"--steer", LOGITS, TEXT_VALUE, AT(plan), "PLAN.json", 0, 0, false, "a steering plan"},
+    {"--force-steering", TEXT | LOGITS, FLAG, AT(forces_steering), NULL, 0, 0, false,
+     "accept steering vectors made for another model or tokenizer; results say so"},
+    {"--trace-routes", TEXT, TEXT_VALUE, AT(trace_folder), "DIR", 0, 0, false,
+     "write each answer's routes to a file in this folder, made if need be"},
     {"--tokens", LOGITS, TEXT_VALUE, AT(tokens), "IDS", 0, 0, false,
      "token ids, separated by commas or blanks"},
     {"--tokens-file", LOGITS, TEXT_VALUE, AT(tokens_file), "FILE", 0, 0, false,
@@ -197,6 +208,7 @@ void cox_options_free(cox_options *options)
     free(options->prompts.items);
     free(options->prompt_files.items);
     free(options->stops.items);
+    free(options->plans.items);
 }
 
 /* --- Values --- */

@@ -38,7 +38,7 @@ typedef struct cox_options {
     int64_t prefill_chunk, micro_batches; /* micro_batches 0: chosen by the number of ranks */
     uint64_t kv_memory_bytes;             /* 0: the engine's choice */
     /* what to generate */
-    cox_texts prompts, prompt_files, stops;
+    cox_texts prompts, prompt_files, stops, plans;
     const char *system, *template_name;
     bool is_raw, ignores_eos, wants_digest;
     int64_t max_tokens, top_k, logprobs, seed;
@@ -48,8 +48,8 @@ typedef struct cox_options {
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
     /* input and output */
-    const char *input, *output, *tokens, *tokens_file;
-    bool has_force, is_json, has_stats, is_decode, is_chat;
+    const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
+    bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
     const char *progress;
 } cox_options;
 

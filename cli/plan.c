@@ -12,10 +12,11 @@
 static const char help[] =
     "Usage: coxswain plan check --model DIR PLAN.json [--ranks N] [--coordinators N] [--experts-on "
     "workers|all]\n"
-    "                           [--placement FILE] [--force]\n\n"
+    "                           [--placement FILE] [--force-steering]\n\n"
     "Says in words what the plan does on this model, and on which ranks; ends with an error that names the "
     "intervention\n"
-    "when it is not valid. --force accepts vectors that were made for another model or tokenizer.\n";
+    "when it is not valid. --force-steering (here also --force) accepts vectors that were made for another "
+    "model or tokenizer.\n";
 
 static int32_t hosts_of(void *context, int32_t layer, int32_t expert, const int32_t **ranks)
 {
@@ -37,6 +38,12 @@ static cox_status explain(const cox_plan *plan, const cox_model *model, const co
     return status;
 }
 
+/* By the name that runs use, or, since nothing else is forced here, the short one. */
+static bool is_forced(const cox_arguments *arguments)
+{
+    return cox_arguments_get(arguments, "--force-steering") || cox_arguments_get(arguments, "--force");
+}
+
 static cox_status check(const cox_arguments *arguments, const cox_options *options)
 {
     cox_model *model = NULL;
@@ -45,8 +52,7 @@ static cox_status check(const cox_arguments *arguments, const cox_options *optio
     cox_status status = cox_model_open(&model, options->model);
     if (status == COX_OK) status = cox_tokenizer_fingerprint(options->model, fingerprint);
     if (status == COX_OK) {
-        status = cox_plan_load(&plan, arguments->plain[1], model, fingerprint,
-                               cox_arguments_get(arguments, "--force") != NULL);
+        status = cox_plan_load(&plan, arguments->plain[1], model, fingerprint, is_forced(arguments));
     }
     if (status == COX_OK) status = explain(plan, model, options);
     cox_plan_free(plan);
@@ -62,7 +68,8 @@ cox_status cox_command_plan(int argc, char *const argv[])
     }
     cox_arguments arguments;
     cox_status status = cox_arguments_parse(
-        &arguments, argc, argv, "--model --ranks --coordinators --experts-on --placement --force!");
+        &arguments, argc, argv,
+        "--model --ranks --coordinators --experts-on --placement --force-steering! --force!");
     if (status != COX_OK) return status;
     if (arguments.n_plain != 2 || strcmp(arguments.plain[0], "check") != 0 ||
         !cox_arguments_get(&arguments, "--model")) {
@@ -72,7 +79,8 @@ cox_status cox_command_plan(int argc, char *const argv[])
     char *shared[COX_MAX_ARGUMENTS * 2]; /* what inspect takes too, read by its table */
     int n_shared = 0;
     for (int i = 0; i < argc; i++) {
-        if (argv[i] == arguments.plain[0] || argv[i] == arguments.plain[1] || strcmp(argv[i], "--force") == 0)
+        if (argv[i] == arguments.plain[0] || argv[i] == arguments.plain[1] ||
+            strncmp(argv[i], "--force", 7) == 0)
             continue;
         shared[n_shared++] = argv[i];
     }

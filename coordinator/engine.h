@@ -33,9 +33,9 @@ cox_engine_options cox_engine_options_defaults(void);
 typedef enum cox_finish { COX_FINISH_STOP, COX_FINISH_LENGTH, COX_FINISH_ERROR } cox_finish;
 
 /* A choice of a row as traced: cox_route in descending score; margin: its logit minus that of the next lower
- * expert. */
+ * expert (infinite when none is lower); rank: that computes the expert for this row. */
 typedef struct cox_traced_route {
-    int32_t expert;
+    int32_t expert, rank;
     float logit, weight, margin;
 } cox_traced_route;
 

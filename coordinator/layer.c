@@ -24,6 +24,14 @@ static void norm_rows(cox_engine *engine, const cox__slot *slot, const float *we
     }
 }
 
+/* The rank that a route of the slot goes to; replies come by destination, one row of header before each. */
+static int32_t rank_of_route(const cox_dispatch_plan *plan, size_t route)
+{
+    int32_t d = 0;
+    while (plan->reply_index[route] > plan->route_offsets[d + 1] + d) d++;
+    return plan->destinations[d];
+}
+
 /* Reports the routes of rows whose sequences are traced; router_logits are as the choice saw them. */
 static void trace_routes(cox_engine *engine, int32_t layer, const cox__slot *slot)
 {
@@ -35,13 +43,18 @@ static void trace_routes(cox_engine *engine, int32_t layer, const cox__slot *slo
         const float *logits = engine->router_logits + (size_t)i * (size_t)n_experts;
         cox_traced_route traced[COX_MAX_TOP_K];
         for (int32_t j = 0; j < top_k; j++) {
-            const cox_route *route = &slot->routes[(size_t)i * (size_t)top_k + (size_t)j];
+            size_t r = (size_t)i * (size_t)top_k + (size_t)j;
+            const cox_route *route = &slot->routes[r];
             float next = -INFINITY; /* the next lower expert, chosen or not; ties are next to each other */
             for (int32_t e = 0; e < n_experts; e++) {
                 bool is_lower = logits[e] < route->logit || (logits[e] == route->logit && e > route->expert);
                 if (is_lower && logits[e] > next) next = logits[e];
             }
-            traced[j] = (cox_traced_route){route->expert, route->logit, route->weight, route->logit - next};
+            traced[j] = (cox_traced_route){.expert = route->expert,
+                                           .rank = rank_of_route(slot->plan, r),
+                                           .logit = route->logit,
+                                           .weight = route->weight,
+                                           .margin = route->logit - next};
         }
         engine->events.on_routes(engine->events.context, s->request.id, layer, position, traced);
     }
@@ -75,7 +88,6 @@ static void route_rows(cox_engine *engine, int32_t layer, cox__slot *slot, const
                        engine->normed + (size_t)i * engine->row_width + engine->model->d_model);
     }
     cox__observe(engine, COX_SITE_ROUTER_LOGITS, layer, slot, engine->router_logits, n_experts);
-    if (engine->batch.has_traces) trace_routes(engine, layer, slot);
 }
 
 /* x += sum of gate weight times expert output, in ascending expert id: acc = fma(g_e, y_e, acc); a plan's
@@ -116,6 +128,7 @@ static cox_status begin_moe(cox_engine *engine, int32_t layer, int32_t s)
     cox_status status = cox__observe_counterfactual(engine, layer, s);
     if (status != COX_OK) return status;
     cox_dispatch_plan_build(slot->plan, engine->placement, layer, slot->experts, slot->end - slot->first);
+    if (engine->batch.has_traces) trace_routes(engine, layer, slot);
     return cox_exchange_dispatch_begin(engine->exchange, s, layer, slot->plan, engine->normed);
 }
 

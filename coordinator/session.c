@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "coordinator/stop.h"
+#include "coordinator/telemetry.h"
 
 typedef struct stream {
     struct stream *next, *previous;
@@ -12,7 +13,8 @@ typedef struct stream {
     cox_request *request;
     cox_detokenizer *detokenizer;
     cox_stop *stop;
-    char *text; /* [n_text+1] NUL-terminated, of capacity bytes */
+    cox__telemetry *telemetry; /* of its plan and routes; NULL: it has none */
+    char *text;                /* [n_text+1] NUL-terminated, of capacity bytes */
     size_t n_text, capacity;
     Cox__TokenLogprob **logprobs; /* [n_logprobs], of logprobs_capacity */
     size_t n_logprobs, logprobs_capacity;
@@ -52,6 +54,7 @@ static void stream_destroy(stream *s)
     cox_request_destroy(s->request);
     cox_detokenizer_destroy(s->detokenizer);
     cox_stop_destroy(s->stop);
+    cox__telemetry_destroy(s->telemetry);
     free(s->text);
     free_logprobs(s->logprobs, s->n_logprobs);
     free(s);
@@ -188,6 +191,15 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return s->has_stopped || status != COX_OK;
 }
 
+static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
+                      const cox_traced_route *routes)
+{
+    cox_session *session = context;
+    const stream *s = (const stream *)(uintptr_t)id;
+    cox_status status = cox__telemetry_put_routes(s->telemetry, layer, position, routes);
+    if (status != COX_OK && session->failed == COX_OK) session->failed = status;
+}
+
 static void move_text(stream *s, cox_record *record)
 {
     record->text = s->text;
@@ -217,6 +229,7 @@ static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_
     if (status != COX_OK) return status;
     bool is_stop = s->has_stopped || result->finish == COX_FINISH_STOP;
     status = cox_request_set(&record->finish_reason, is_stop ? "stop" : "length");
+    if (status == COX_OK && s->telemetry) status = cox__telemetry_report(s->telemetry, result, record);
     move_text(s, record);
     return status;
 }
@@ -243,7 +256,8 @@ cox_status cox_session_create(cox_session **session, const cox_session_parts *pa
     s->parts = *parts;
     s->events = *events;
     s->streams.next = s->streams.previous = &s->streams;
-    const cox_engine_events engine_events = {.context = s, .on_token = on_token, .on_done = on_done};
+    const cox_engine_events engine_events = {
+        .context = s, .on_token = on_token, .on_routes = on_routes, .on_done = on_done};
     cox_status status =
         cox_engine_create(&s->engine, parts->model, parts->trunk, parts->kernels, parts->cluster,
                           parts->placement, parts->exchange, options, &engine_events);
@@ -296,6 +310,34 @@ static cox_sampling sampling_of(const cox_request *request)
                           .n_logprobs = fields->n_logprobs};
 }
 
+/* The request's plan. [out] *plan: NULL when it has none. The packed bytes can be many, and nobody needs them
+ * any more. */
+static cox_status take_plan(cox_request *request, cox_plan **plan)
+{
+    Cox__Steering *steering = request->steering;
+    if (!steering) return COX_OK;
+    if (steering->plan.len == 0)
+        return cox_fail(COX_INTERNAL, "the steering plan has not been compiled by the front end");
+    const int32_t *indices = NULL;
+    cox_status status = cox_plan_unpack(plan, &indices, steering->plan.data, steering->plan.len);
+    free(steering->plan.data);
+    steering->plan = (ProtobufCBinaryData){0};
+    return status;
+}
+
+/* Queues the sequence with its plan, which is the engine's from then on, and ours again if it refuses. */
+static cox_status submit_sequence(cox_session *session, stream *s, cox_sequence_request *sequence)
+{
+    cox_plan *plan = NULL;
+    cox_status status = take_plan(s->request, &plan);
+    if (status == COX_OK && (plan || s->request->wants_routes))
+        status = cox__telemetry_create(&s->telemetry, session->parts.model, s->request, plan);
+    sequence->plan = plan;
+    if (status == COX_OK) status = cox_engine_submit(session->engine, sequence);
+    if (status != COX_OK) cox_plan_free(plan);
+    return status;
+}
+
 static cox_status submit(cox_session *session, stream *s)
 {
     const cox_request *request = s->request;
@@ -316,14 +358,15 @@ static cox_status submit(cox_session *session, stream *s)
     if (status == COX_OK && n_prompt > INT32_MAX)
         status = cox_fail(COX_TOO_LONG, "the prompt has %zu tokens", n_prompt);
     if (status == COX_OK) {
-        const cox_sequence_request sequence = {.id = (uint64_t)(uintptr_t)s,
-                                               .prompt = prompt,
-                                               .n_prompt = (int32_t)n_prompt,
-                                               .max_tokens = request->max_tokens,
-                                               .sampling = sampling,
-                                               .ignore_eos = request->ignore_eos,
-                                               .wants_digest = request->wants_digest};
-        status = cox_engine_submit(session->engine, &sequence);
+        cox_sequence_request sequence = {.id = (uint64_t)(uintptr_t)s,
+                                         .prompt = prompt,
+                                         .n_prompt = (int32_t)n_prompt,
+                                         .max_tokens = request->max_tokens,
+                                         .sampling = sampling,
+                                         .ignore_eos = request->ignore_eos,
+                                         .wants_digest = request->wants_digest,
+                                         .wants_routes = request->wants_routes};
+        status = submit_sequence(session, s, &sequence);
     }
     cox_tokens_free(&tokens);
     return status;

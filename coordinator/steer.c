@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "coordinator/internal.h"
@@ -31,6 +32,16 @@ static int64_t fixed_point(float norm)
     return (int64_t)llrint((x > 0 ? x : 0) * 1048576.0);
 }
 
+/* The sum stops at the largest number, so rows that a plan blew up cannot turn it over; still in any order.
+ */
+static void add_norm(_Atomic int64_t *sum, float norm)
+{
+    int64_t before = atomic_load(sum), after;
+    do {
+        if (__builtin_add_overflow(before, fixed_point(norm), &after)) after = INT64_MAX;
+    } while (!atomic_compare_exchange_weak(sum, &before, after));
+}
+
 /* A row that is computed again, because its KV was given up, has been counted before. */
 static void count(const cox_engine *engine, int32_t row, int32_t intervention, int32_t layer, int32_t expert,
                   float there, float added)
@@ -53,8 +64,8 @@ static void count(const cox_engine *engine, int32_t row, int32_t intervention, i
     } else {
         hits->n_generated++;
     }
-    hits->there += fixed_point(there);
-    hits->added += fixed_point(added);
+    add_norm(&hits->there, there);
+    add_norm(&hits->added, added);
 }
 
 static bool in_scope(const cox_engine *engine, const cox_intervention *v, int32_t row)

@@ -23,7 +23,8 @@ cox_record *cox_record_create(const cox_request *request)
     record->is_chat = request->is_chat;
     record->status_code = 200;
     if (cox_request_set(&record->custom_id, request->custom_id) != COX_OK ||
-        cox_request_set(&record->model, request->model) != COX_OK) {
+        cox_request_set(&record->model, request->model) != COX_OK ||
+        cox_request_set(&record->routes_file, request->routes_file) != COX_OK) {
         cox_record_destroy(record);
         return NULL;
     }
@@ -128,6 +129,35 @@ json_t *cox_record_usage_json(const cox_record *record)
                      "prompt_tokens_details", "cached_tokens", record->n_cached);
 }
 
+/* An intervention that touched nothing has neither a place nor a mean. */
+static json_t *hits_json(const Cox__SteerHits *hits)
+{
+    bool is_none = hits->n_prompt + hits->n_generated == 0;
+    return json_pack(
+        "{s:i, s:s, s:s, s:o, s:o, s:i, s:i, s:o, s:o}", "intervention", hits->intervention, "site",
+        hits->site, "op", hits->op, "layer", hits->layer < 0 ? json_null() : json_integer(hits->layer),
+        "expert", hits->expert < 0 ? json_null() : json_integer(hits->expert), "prompt", hits->n_prompt,
+        "generated", hits->n_generated, "norm_there", is_none ? json_null() : json_real(hits->norm_there),
+        "norm_added", is_none ? json_null() : json_real(hits->norm_added));
+}
+
+static json_t *steering_json(const Cox__SteeringRecord *steering)
+{
+    json_t *hits = json_array();
+    for (size_t i = 0; i < steering->n_hits; i++) json_array_append_new(hits, hits_json(steering->hits[i]));
+    return json_pack("{s:s, s:b, s:o}", "plan", steering->plan, "forced", (int)steering->was_forced, "hits",
+                     hits);
+}
+
+json_t *cox_record_extras_json(const cox_record *record)
+{
+    json_t *extras = json_object();
+    if (*record->digest) json_object_set_new(extras, "logits_digest", json_string(record->digest));
+    if (record->steering) json_object_set_new(extras, "steering", steering_json(record->steering));
+    if (record->routes) json_object_set_new(extras, "routes", json_string(record->routes_file));
+    return extras;
+}
+
 static json_t *answer_body(const cox_record *record, int64_t created_s, const char *model)
 {
     char id[64];
@@ -147,9 +177,9 @@ static json_t *answer_body(const cox_record *record, int64_t created_s, const ch
         json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o}", "id", id, "object",
                   record->is_chat ? "chat.completion" : "text_completion", "created", (json_int_t)created_s,
                   "model", model, "choices", choice, "usage", cox_record_usage_json(record));
-    if (*record->digest) {
-        json_object_set_new(body, "coxswain", json_pack("{s:s}", "logits_digest", record->digest));
-    }
+    json_t *extras = cox_record_extras_json(record);
+    if (json_object_size(extras) > 0) json_object_set(body, "coxswain", extras);
+    json_decref(extras);
     return body;
 }
 

@@ -87,6 +87,35 @@ cox_status cox_request_add_stop(cox_request *request, const char *stop)
     return COX_OK;
 }
 
+static cox_status make_steering(cox_request *request)
+{
+    if (request->steering) return COX_OK;
+    request->steering = malloc(sizeof *request->steering);
+    if (!request->steering) return out_of_memory();
+    cox__steering__init(request->steering);
+    return COX_OK;
+}
+
+cox_status cox_request_set_steering(cox_request *request, const char *json)
+{
+    cox_status status = make_steering(request);
+    return status != COX_OK ? status : cox_request_set(&request->steering->json, json);
+}
+
+cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t n_bytes, const char *name,
+                                bool was_forced)
+{
+    cox_status status = make_steering(request);
+    uint8_t *copy = status == COX_OK ? malloc(n_bytes) : NULL;
+    if (!copy) return out_of_memory();
+    memcpy(copy, packed, n_bytes);
+    free(request->steering->plan.data);
+    request->steering->plan = (ProtobufCBinaryData){.data = copy, .len = n_bytes};
+    request->steering->was_forced = was_forced;
+    status = cox_request_set(&request->steering->name, name);
+    return status != COX_OK ? status : cox_request_set(&request->steering->json, "");
+}
+
 /* --- Fields with a shape of their own --- */
 
 /* content: a string, or a list of {"type": "text", "text": ...} parts, which are joined. */
@@ -234,6 +263,18 @@ static cox_status read_top_logprobs(cox_request *request, const json_t *body, co
     return COX_OK;
 }
 
+/* Kept as text: what it means is for those who know the model. */
+static cox_status read_steering(cox_request *request, const json_t *value, const char *where)
+{
+    if (!json_is_object(value)) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"steering\" must be a plan or {\"plan\": \"path\"}", where);
+    }
+    char *text = json_dumps(value, JSON_COMPACT);
+    cox_status status = text ? cox_request_set_steering(request, text) : out_of_memory();
+    free(text);
+    return status;
+}
+
 /* --- The table --- */
 
 enum { IN_CHAT = 1, IN_COMPLETION = 2, IN_BOTH = 3 };
@@ -268,6 +309,8 @@ static const struct field {
     {"top_logprobs", IN_CHAT, FIELD_READ},
     {"ignore_eos", IN_BOTH, FIELD_READ},
     {"logits_digest", IN_BOTH, FIELD_READ},
+    {"steering", IN_BOTH, FIELD_READ},
+    {"trace_routes", IN_BOTH, FIELD_READ},
     {"user", IN_BOTH, FIELD_IGNORED},
     {"metadata", IN_BOTH, FIELD_IGNORED},
     {"store", IN_BOTH, FIELD_IGNORED},
@@ -406,6 +449,9 @@ cox_status cox_request_read_body(cox_request *request, const json_t *body, bool 
     if (status == COX_OK) status = read_top_logprobs(request, body, where);
     if (status == COX_OK) status = read_flag(body, where, "ignore_eos", &request->ignore_eos);
     if (status == COX_OK) status = read_flag(body, where, "logits_digest", &request->wants_digest);
+    if (status == COX_OK) status = read_flag(body, where, "trace_routes", &request->wants_routes);
+    if (status == COX_OK && get(body, "steering"))
+        status = read_steering(request, get(body, "steering"), where);
     return status;
 }
 

@@ -28,6 +28,10 @@ void cox_request_destroy(cox_request *request); /* NULL is allowed */
 cox_status cox_request_set(char **field, const char *text);
 cox_status cox_request_add_message(cox_request *request, const char *role, const char *content);
 cox_status cox_request_add_stop(cox_request *request, const char *stop);
+/* Steering as the user wrote it, and, in its place, the packed plan (n_bytes > 0) that it means. */
+cox_status cox_request_set_steering(cox_request *request, const char *json);
+cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t n_bytes, const char *name,
+                                bool was_forced);
 
 /*
  * Fills *request (whose values so far are the defaults) from the body of a chat (`messages`) or a completion

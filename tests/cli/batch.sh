@@ -84,4 +84,54 @@ refuses 9 "no/such/folder" batch --model "$model" --input "$work/in.jsonl" --out
 "$coxswain" batch --model "$model" --input "$work/empty.jsonl" --output "$work/empty.out" --ranks 2 2> "$work/err.txt"
 check "an empty input is no error" test $? = 0
 check "and gives an empty output" test -e "$work/empty.out" -a ! -s "$work/empty.out"
+
+# Steering: strength 0 and the empty plan are unsteered, mates of steered requests keep their bits, and a bad plan is an
+# error of its own line.
+steered() { # ID FIELDS: a line with a plan of one intervention, on the first mate's question
+    chat "$1" "What is a small hat?" '"steering":{"interventions":[{'"$2"'}]},"logits_digest":true,"max_tokens":16,'
+}
+mate() { chat "mate$1" "What is a small hat?" '"logits_digest":true,"max_tokens":16,"temperature":'"$(($1 / 6)),\"seed\":$1,"; }
+scale='"site":"resid_mid","layer":2,"op":"scale","factor":1.7'
+for i in $(seq 12); do mate "$i"; done > "$work/mates.jsonl"
+{
+    chat empty "What is a small hat?" '"steering":{"interventions":[]},"logits_digest":true,"max_tokens":16,'
+    steered zero "$scale"',"strength":0'
+    for i in $(seq 12); do
+        mate "$i"
+        steered "strong$i" "$scale"',"strength":'"$i"
+        steered "expert$i" '"site":"expert_out","weighting":"routed","layer":'$((i % 6))',"expert":"all","op":"scale","factor":3'
+        steered "forced$i" '"site":"router_logits","layer":'$((i % 6))',"expert":'"$i"',"op":"force_in"'
+    done
+    steered badlayer '"site":"resid_mid","layer":64,"op":"scale","factor":1.7'
+    steered badop '"site":"resid_mid","layer":2,"op":"sing","factor":1.7'
+    steered badvalue "$scale"',"strength":1e39'
+    steered badvector '"site":"resid_mid","layer":2,"op":"ablate","vector":"nowhere.safetensors"'
+    chat badkind "What is a small hat?" '"steering":7,'
+} > "$work/mixed.jsonl"
+for layout in "--ranks 1" "--ranks 3" "--ranks 4 --coordinators 2 --experts-on all"; do
+    for name in mates mixed; do
+        # shellcheck disable=SC2086
+        "$coxswain" batch --model "$model" --input "$work/$name.jsonl" --output "$work/$name.out" --force $layout 2> "$work/err.txt"
+        check "$layout: $name succeed" test $? = 0
+    done
+    check "$layout: every line is answered" test "$(wc -l < "$work/mixed.out")" = "$(wc -l < "$work/mixed.jsonl")"
+    grep '"custom_id":"mate' "$work/mixed.out" > "$work/kept.out"
+    without_ids() { sorted "$1" | sed -E 's/"(batch_req|req|chatcmpl|cmpl)[_-][0-9]+"/"id"/g' | LC_ALL=C sort; }
+    check "$layout: mates of steered requests keep every bit" cmp <(without_ids "$work/mates.out") <(without_ids "$work/kept.out")
+    digest() { field <(grep -F "\"custom_id\":\"$1\"" "$work/mixed.out") logits_digest; }
+    for name in empty zero; do
+        check "$layout: $name is unsteered" test "$(digest $name)" = "$(digest mate1)"
+    done
+    for name in strong1 strong12 expert3 forced5; do
+        check "$layout: $name is not" test "$(digest $name)" != "$(digest mate1)"
+    done
+    check "$layout: a result tells its hits" grep -Eq '"custom_id":"strong1".*"op":"scale","layer":2,"expert":null,"prompt":[1-9]' "$work/mixed.out"
+    check "$layout: bad plans are all that failed" test "$(grep -c '"status_code":400' "$work/mixed.out")" = 5
+done
+mv "$work/mixed.out" "$work/out.jsonl"
+error_of badlayer 400 "intervention 0: layer 64 is out of range"
+error_of badop 400 'sing'
+error_of badvalue 400 'strength'
+error_of badvector 400 'nowhere.safetensors'
+error_of badkind 400 'steering'
 finish

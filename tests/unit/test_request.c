@@ -144,6 +144,9 @@ static void test_bad_lines_are_named(void **state)
         {COMPLETION("\"logprobs\":true,"), "logprobs", COX_BAD_FILE},
         {COMPLETION("\"echo\":true,"), "echo", COX_UNSUPPORTED},
         {COMPLETION("\"best_of\":2,"), "best_of", COX_UNSUPPORTED},
+        {CHAT("\"steering\":\"plan.json\","), "steering", COX_BAD_FILE},
+        {CHAT("\"steering\":[],"), "steering", COX_BAD_FILE},
+        {CHAT("\"trace_routes\":\"dir\","), "trace_routes", COX_BAD_FILE},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cox_status status;
@@ -254,12 +257,87 @@ static void test_mail_there_and_back(void **state)
     cox_request_destroy(request);
 }
 
+/* From a user's words to the packed plan, over the mail, and back as hits. */
+static void test_steering_there_and_back(void **state)
+{
+    (void)state;
+    cox_status status;
+    cox_request *request = read_line(CHAT("\"steering\":null,\"trace_routes\":false,"), &status);
+    assert_int_equal(status, COX_OK);
+    assert_true(!request->steering && !request->wants_routes);
+    cox_request_destroy(request);
+    request = read_line(CHAT("\"steering\":{\"interventions\":[{\"strength\":0.1}]},\"trace_routes\":true,"),
+                        &status);
+    assert_int_equal(status, COX_OK);
+    assert_true(request->wants_routes);
+    assert_string_equal(request->steering->json, "{\"interventions\":[{\"strength\":0.10000000000000001}]}");
+    assert_int_equal(cox_request_set_plan(request, "old", 3, "old", false), COX_OK);
+    assert_int_equal(cox_request_set_plan(request, "p\0q", 3, "warm", true), COX_OK);
+    assert_int_equal(cox_request_set(&request->routes_file, "dir/line-1.safetensors"), COX_OK);
+    void *data = NULL;
+    size_t n = 0;
+    cox_mail *mail = NULL;
+    assert_int_equal(cox_mail_pack_request(request, &data, &n), COX_OK);
+    assert_int_equal(cox_mail_unpack(&mail, data, n), COX_OK);
+    free(data);
+    const Cox__Steering *steering = mail->request->steering;
+    assert_string_equal(steering->json, "");
+    assert_string_equal(steering->name, "warm");
+    assert_true(steering->was_forced && mail->request->wants_routes);
+    assert_int_equal(steering->plan.len, 3);
+    assert_memory_equal(steering->plan.data, "p\0q", 3);
+    cox_record *record = cox_record_create(mail->request);
+    assert_string_equal(record->routes_file, "dir/line-1.safetensors");
+    cox_record_destroy(record);
+    cox_mail_destroy(mail);
+    cox_request_destroy(request);
+}
+
+static void test_hits_in_a_line(void **state)
+{
+    (void)state;
+    cox_status status;
+    cox_request *request = read_line(CHAT(""), &status);
+    cox_record *record = cox_record_create(request);
+    json_t *line = cox_record_to_batch_line(record, 5, "m");
+    json_t *body = json_object_get(json_object_get(line, "response"), "body");
+    assert_null(json_object_get(body, "coxswain")); /* nothing was asked for */
+    json_decref(line);
+
+    Cox__SteerHits touched = COX__STEER_HITS__INIT, none = COX__STEER_HITS__INIT;
+    touched.layer = 2, touched.expert = 7, touched.n_prompt = 3, touched.n_generated = 4;
+    touched.norm_there = 2.5, touched.norm_added = 0.5, touched.site = "expert_out", touched.op = "add";
+    none.intervention = 1, none.layer = none.expert = -1, none.site = "resid_pre", none.op = "ablate";
+    Cox__SteerHits *hits[] = {&touched, &none};
+    Cox__SteeringRecord steering = COX__STEERING_RECORD__INIT;
+    steering.plan = "warm", steering.was_forced = 1, steering.n_hits = 2, steering.hits = hits;
+    Cox__TracedRoutes routes = COX__TRACED_ROUTES__INIT;
+    record->steering = &steering;
+    record->routes = &routes;
+    assert_int_equal(cox_request_set(&record->routes_file, "dir/line-1.safetensors"), COX_OK);
+    json_t *extras = cox_record_extras_json(record);
+    char *text = json_dumps(extras, JSON_COMPACT);
+    assert_string_equal(
+        text, "{\"steering\":{\"plan\":\"warm\",\"forced\":true,\"hits\":[{\"intervention\":0,\"site\":"
+              "\"expert_out\",\"op\":\"add\",\"layer\":2,\"expert\":7,\"prompt\":3,\"generated\":4,"
+              "\"norm_there\":2.5,\"norm_added\":0.5},{\"intervention\":1,\"site\":\"resid_pre\",\"op\":"
+              "\"ablate\",\"layer\":null,\"expert\":null,\"prompt\":0,\"generated\":0,\"norm_there\":null,"
+              "\"norm_added\":null}]},\"routes\":\"dir/line-1.safetensors\"}");
+    free(text);
+    json_decref(extras);
+    record->steering = NULL;
+    record->routes = NULL;
+    cox_record_destroy(record);
+    cox_request_destroy(request);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_fields_of_a_chat), cmocka_unit_test(test_completions),
-        cmocka_unit_test(test_bad_lines_are_named),  cmocka_unit_test(test_a_bad_body_keeps_the_custom_id),
-        cmocka_unit_test(test_an_answer_as_a_line),  cmocka_unit_test(test_mail_there_and_back),
+        cmocka_unit_test(test_all_fields_of_a_chat),    cmocka_unit_test(test_completions),
+        cmocka_unit_test(test_bad_lines_are_named),     cmocka_unit_test(test_a_bad_body_keeps_the_custom_id),
+        cmocka_unit_test(test_an_answer_as_a_line),     cmocka_unit_test(test_mail_there_and_back),
+        cmocka_unit_test(test_steering_there_and_back), cmocka_unit_test(test_hits_in_a_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

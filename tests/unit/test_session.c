@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "coordinator/session.h"
+#include "tests/unit/steering_model.h"
 
 /* --- The scripted engine --- */
 
@@ -27,6 +28,10 @@ static struct {
     uint64_t ids[8];   /* of running sequences */
     int32_t n_said[8], n_most[8], n_prompt, n_sequences;
     cox_status refuses;
+    cox_plan *plan; /* of the last sequence, taken over */
+    int n_plans;
+    cox_steer_hits hits[2]; /* what its result says */
+    bool has_routes;
 } said;
 
 cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const cox_trunk_weights *trunk,
@@ -51,6 +56,12 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
     (void)engine;
     if (said.refuses != COX_OK) return cox_fail(said.refuses, "the prompt is longer than the context");
     assert_in_range(said.n_sequences, 0, 7);
+    if (request->plan) { /* taken over, as the engine does */
+        cox_plan_free(said.plan);
+        said.plan = request->plan;
+        said.n_plans++;
+    }
+    said.has_routes = request->wants_routes;
     said.n_prompt = request->n_prompt;
     said.ids[said.n_sequences] = request->id;
     said.n_most[said.n_sequences] = request->max_tokens;
@@ -60,8 +71,12 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
 
 static void end_sequence(cox_engine *engine, int32_t i, cox_finish finish)
 {
-    const cox_sequence_result result = {
-        .finish = finish, .n_prompt = said.n_prompt, .n_generated = said.n_said[i], .digest = "d1"};
+    const cox_sequence_result result = {.finish = finish,
+                                        .n_prompt = said.n_prompt,
+                                        .n_generated = said.n_said[i],
+                                        .digest = "d1",
+                                        .hits = said.hits,
+                                        .n_hits = 2};
     uint64_t id = said.ids[i];
     said.n_sequences--;
     said.ids[i] = said.ids[said.n_sequences];
@@ -75,6 +90,8 @@ cox_status cox_engine_step(cox_engine *engine)
     for (int32_t i = said.n_sequences - 1; i >= 0; i--) {
         int32_t n = said.n_said[i]++;
         bool is_over = n == (int32_t)said.script.n;
+        const cox_traced_route routes[2] = {{n, 1, 2, 0.5f, 1}, {n + 1, 0, 1, 0.25f, 0}};
+        if (said.has_routes) engine->events.on_routes(engine->events.context, said.ids[i], 2, n, routes);
         int32_t token = is_over ? 0 : said.script.ids[n]; /* 0 is the model's eos id below */
         const cox_logprobs logprobs = {.token = -0.5f, .n = 1, .ids = {token}, .values = {-0.5f}};
         bool stops = engine->events.on_token(engine->events.context, said.ids[i], token, &logprobs);
@@ -104,7 +121,7 @@ typedef struct heard {
 } heard;
 
 static cox_tokenizer *tokenizer;
-static cox_model model = {.n_eos = 1, .eos_ids = {0}};
+static cox_model model = {.n_eos = 1, .eos_ids = {0}, .n_layers = M_LAYERS, .router = {.top_k = M_TOP_K}};
 
 static void on_text(void *context, uint64_t id, const char *text, size_t n)
 {
@@ -275,6 +292,104 @@ static void test_bad_requests_become_records(void **state)
     said.refuses = COX_OK;
 }
 
+/* A request with a plan of three interventions that needs no file. */
+static cox_request *make_steered_request(void)
+{
+    cox_model plan_model = test_model();
+    cox_plan *plan = NULL;
+    const char *text = "{'name': 'n', 'interventions': ["
+                       "{'site': 'resid_post', 'op': 'scale', 'factor': 2, 'layer': 0},"
+                       "{'site': 'router_logits', 'op': 'bias', 'value': 2, 'layer': 0, 'expert': 1},"
+                       "{'site': 'moe_out', 'op': 'scale', 'factor': 2, 'layer': [0, 2]}]}";
+    assert_int_equal(load_plan(&plan, text, &plan_model, false), COX_OK);
+    void *data = NULL;
+    size_t n = 0;
+    int32_t n_kept = 0;
+    assert_int_equal(cox_plan_pack(plan, NULL, NULL, &data, &n, &n_kept), COX_OK);
+    cox_request *request = make_request(NULL);
+    assert_int_equal(cox_request_set_plan(request, data, n, plan->name, true), COX_OK);
+    free(data);
+    cox_plan_free(plan);
+    return request;
+}
+
+static void test_a_plan_reaches_the_engine_and_its_hits_the_record(void **state)
+{
+    (void)state;
+    heard h;
+    said.n_plans = 0;
+    said.hits[0] = (cox_steer_hits){2, 0, -1, 3, 4, 2.5, 0.5};
+    said.hits[1] = (cox_steer_hits){2, 2, -1, 5, 0, 1.5, 0.25};
+    say(&h, "one two", make_steered_request());
+    assert_int_equal(said.n_plans, 1);
+    assert_int_equal(said.plan->n, 3);
+    const Cox__SteeringRecord *steering = h.record->steering;
+    assert_non_null(steering);
+    assert_string_equal(steering->plan, "n");
+    assert_true(steering->was_forced);
+    assert_int_equal(steering->n_hits, 4); /* two interventions touched nothing */
+    for (int32_t i = 0; i < 2; i++) {
+        assert_int_equal(steering->hits[i]->intervention, i);
+        assert_int_equal(steering->hits[i]->layer, -1);
+        assert_int_equal(steering->hits[i]->n_prompt + steering->hits[i]->n_generated, 0);
+    }
+    assert_string_equal(steering->hits[1]->site, "router_logits");
+    assert_string_equal(steering->hits[1]->op, "bias");
+    assert_string_equal(steering->hits[3]->site, "moe_out");
+    assert_int_equal(steering->hits[3]->layer, 2);
+    assert_int_equal(steering->hits[3]->n_prompt, 5);
+    assert_null(h.record->routes);
+    cox_record_destroy(h.record);
+    say(&h, "one two", make_request(NULL));
+    assert_int_equal(said.n_plans, 1);
+    assert_null(h.record->steering);
+    cox_record_destroy(h.record);
+}
+
+static void test_routes_reach_the_record(void **state)
+{
+    (void)state;
+    heard h;
+    cox_request *request = make_request(NULL);
+    request->wants_routes = 1;
+    say(&h, "one two three four five six", request);
+    const Cox__TracedRoutes *routes = h.record->routes;
+    assert_non_null(routes);
+    assert_int_equal(routes->n_tokens, (int32_t)said.script.n + 1);
+    assert_true(routes->n_tokens > 4 && routes->top_k == 2 && routes->n_layers == 1);
+    assert_int_equal(routes->layers[0]->layer, 2);
+    const int32_t *experts = (const int32_t *)(const void *)routes->layers[0]->experts.data;
+    const int32_t *ranks = (const int32_t *)(const void *)routes->layers[0]->ranks.data;
+    const float *weights = (const float *)(const void *)routes->layers[0]->weights.data;
+    for (int32_t i = 0; i < routes->n_tokens; i++) {
+        assert_true(experts[2 * i] == i && experts[2 * i + 1] == i + 1);
+        assert_true(ranks[2 * i] == 1 && ranks[2 * i + 1] == 0);
+        assert_true(weights[2 * i] > 0.49f && weights[2 * i + 1] < 0.26f);
+    }
+    cox_record_destroy(h.record);
+}
+
+/* Refused after the plan was unpacked, before, and by a plan that is none: the plan is freed once (sanitizers
+ * watch), and the engine never has it. */
+static void test_a_refused_request_keeps_its_plan(void **state)
+{
+    (void)state;
+    said.n_plans = 0;
+    said.refuses = COX_TOO_LONG;
+    refuse(make_steered_request(), 400, "context");
+    said.refuses = COX_OK;
+    cox_request *request = make_steered_request();
+    request->sampling->top_p = 2;
+    refuse(request, 400, "top_p");
+    request = make_request(NULL);
+    assert_int_equal(cox_request_set_plan(request, "\xff\xff", 2, "bad", false), COX_OK);
+    refuse(request, 400, "packed plan");
+    request = make_request(NULL);
+    assert_int_equal(cox_request_set_steering(request, "{}"), COX_OK);
+    refuse(request, 500, "compiled");
+    assert_int_equal(said.n_plans, 0);
+}
+
 static int load_tokenizer(void **state)
 {
     (void)state;
@@ -293,6 +408,7 @@ static int free_tokenizer(void **state)
     (void)state;
     cox_tokenizer_destroy(tokenizer);
     cox_tokens_free(&said.script);
+    cox_plan_free(said.plan);
     return 0;
 }
 
@@ -305,6 +421,9 @@ int main(void)
         cmocka_unit_test(test_lengths_and_logprobs),
         cmocka_unit_test(test_half_a_character_at_the_end),
         cmocka_unit_test(test_bad_requests_become_records),
+        cmocka_unit_test(test_a_plan_reaches_the_engine_and_its_hits_the_record),
+        cmocka_unit_test(test_routes_reach_the_record),
+        cmocka_unit_test(test_a_refused_request_keeps_its_plan),
     };
     return cmocka_run_group_tests(tests, load_tokenizer, free_tokenizer);
 }

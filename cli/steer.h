@@ -1,0 +1,29 @@
+/*
+ * Plans of requests, on rank 0, which alone reads files: JSON or a plan's path to the packed plan that any
+ * coordinator can use. A plan is compiled once in a run: what has been read is kept by its JSON text and
+ * folder, so plan and vector files that change during a run are not read again.
+ */
+#ifndef COX_CLI_STEER_H
+#define COX_CLI_STEER_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "model/model.h"
+#include "proto/request.h"
+
+typedef struct cox_steer cox_steer;
+
+/* model: borrowed. force: accept vectors of another model or tokenizer. Errors: NO_MEMORY. */
+cox_status cox_steer_create(cox_steer **steer, const cox_model *model, bool force);
+void cox_steer_destroy(cox_steer *steer); /* NULL is allowed */
+
+/* Replaces the JSON text of request->steering by the compiled plan; paths are relative to `folder`. Errors:
+ * those of cox_plan_from_json and cox_plan_load, INVALID. */
+cox_status cox_steer_compile(cox_steer *steer, cox_request *request, const char *folder);
+/* Gives the request the plan of a file. */
+cox_status cox_steer_load(cox_steer *steer, cox_request *request, const char *path);
+/* Reads the plan of a file, so that its errors come before any token. */
+cox_status cox_steer_check(cox_steer *steer, const char *path);
+
+#endif
