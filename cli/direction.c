@@ -35,10 +35,8 @@ static cox_status read_question(cox_class_question *question, const cox_options 
         return cox_fail(COX_INVALID, "--site \"%s\": there is no such site", options->site);
     if (question->site == COX_SITE_EXPERT_OUT)
         return cox_fail(COX_UNSUPPORTED, "--site expert_out: directions of experts are not built yet");
-    if (options->is_raw && options->system)
-        return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
-    if (options->is_raw && options->template_name)
-        return cox_fail(COX_INVALID, "--template cannot be used with --raw");
+    cox_status status = cox_prompts_check_options(options);
+    if (status != COX_OK) return status;
     if (strcmp(options->position, "mean") == 0) return COX_OK;
     question->from_end = 1;
     if (strcmp(options->position, "last") == 0) return COX_OK;

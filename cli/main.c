@@ -81,6 +81,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     case COX_COMMAND_TOKENIZE: return cox_command_tokenize(options);
     case COX_COMMAND_INSPECT: return cox_command_inspect(options);
     case COX_COMMAND_DIRECTION: return cox_command_direction(options);
+    case COX_COMMAND_ROUTES: return cox_command_routes(options);
     }
     return COX_INTERNAL;
 }

@@ -15,7 +15,9 @@ enum {
     TOKENIZE = COX_COMMAND_TOKENIZE,
     INSPECT = COX_COMMAND_INSPECT,
     DIRECTION = COX_COMMAND_DIRECTION,
-    RUNS = GENERATE | BATCH | LOGITS | DIRECTION, /* commands that run the model */
+    ROUTES = COX_COMMAND_ROUTES,
+    CLASSES = DIRECTION | ROUTES,               /* of two sets of prompts */
+    RUNS = GENERATE | BATCH | LOGITS | CLASSES, /* commands that run the model */
     TEXT = GENERATE | BATCH,
     ALL = RUNS | TOKENIZE | INSPECT
 };
@@ -39,6 +41,8 @@ static const struct {
     {COX_COMMAND_DIRECTION, "direction", "--model DIR --a FILE --b FILE --output FILE.safetensors",
      "Writes what sets two sets of prompts apart inside the model: the difference of the mean rows at a "
      "site."},
+    {COX_COMMAND_ROUTES, "routes", "--model DIR --a FILE --b FILE",
+     "Which experts the tokens of one set of prompts go to more often than those of another."},
 };
 
 typedef enum kind { FLAG, INTEGER, NUMBER, TEXT_VALUE, TEXTS, CHOICE, BYTES } kind;
@@ -66,11 +70,12 @@ static const option_row table[] = {
     {"--output", BATCH, TEXT_VALUE, AT(output), "FILE", 0, 0, true,
      "answers, one JSON object a line (- for standard output)"},
     {"--output", LOGITS, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the safetensors file to write"},
-    {"--a", DIRECTION, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, true,
-     "prompts of the class that the direction leads to, one JSON object a line: {\"prompt\": ...}, "
+    {"--a", CLASSES, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, true,
+     "prompts of the class that is compared (a direction leads to it), one JSON object a line: {\"prompt\": "
+     "...}, "
      "{\"messages\": [...]}, or OpenAI batch lines (- for standard input)"},
-    {"--b", DIRECTION, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, true,
-     "prompts of the class that it leads away from"},
+    {"--b", CLASSES, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, true,
+     "prompts of the class that it is compared with"},
     {"--output", DIRECTION, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the vector file to write"},
     {"--site", DIRECTION, TEXT_VALUE, AT(site), "SITE", 0, 0, false,
      "resid_pre, attn_out, resid_mid, router_logits, moe_out or resid_post (default resid_post)"},
@@ -78,10 +83,20 @@ static const option_row table[] = {
      "a layer, or one vector for each (default all)"},
     {"--position", DIRECTION, TEXT_VALUE, AT(position), "last|-K|mean", 0, 0, false,
      "which token of a prompt: the last, the K-th from its end, or the mean over all (default last)"},
-    {"--limit", DIRECTION, INTEGER, AT(limit), "N", 1, INT32_MAX, false,
+    {"--limit", CLASSES, INTEGER, AT(limit), "N", 1, INT32_MAX, false,
      "only the first N prompts of each file"},
     {"--unit", DIRECTION, FLAG, AT(is_unit), NULL, 0, 0, false, "scale each vector to norm 1"},
-    {"--force", BATCH | LOGITS | DIRECTION, FLAG, AT(has_force), NULL, 0, 0, false,
+    {"--last", ROUTES, INTEGER, AT(last), "K", 1, INT32_MAX, false,
+     "the tokens of a prompt that count, from its end (default 5)"},
+    {"--measure", ROUTES, CHOICE, AT(measure), "top1|topk|risk", 0, 0, false,
+     "what the table is sorted by and the plot shows (default top1)"},
+    {"--top", ROUTES, INTEGER, AT(top), "N", 0, INT32_MAX, false, "rows of the table (default 20)"},
+    {"--resamples", ROUTES, INTEGER, AT(resamples), "N", 100, 1000000, false,
+     "bootstrap samples of the intervals (default 2000)"},
+    {"--seed", ROUTES, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false, "of the bootstrap (default 0)"},
+    {"--csv", ROUTES, TEXT_VALUE, AT(csv), "FILE", 0, 0, false, "write all numbers as CSV too"},
+    {"--plot", ROUTES, TEXT_VALUE, AT(plot), "FILE.svg", 0, 0, false, "draw a map of all experts"},
+    {"--force", BATCH | LOGITS | CLASSES, FLAG, AT(has_force), NULL, 0, 0, false,
      "replace an output file that exists"},
     {"--force", GENERATE, FLAG, AT(has_force), NULL, 0, 0, false,
      "write into a --trace-routes folder that is not empty"},
@@ -104,11 +119,11 @@ static const option_row table[] = {
      "wrap the text in the chat template, as a user's message"},
     {"--max-tokens", TEXT, INTEGER, AT(max_tokens), "N", 0, 1 << 24, false,
      "generate at most so many tokens (default 256; in batch, for requests that do not say)"},
-    {"--raw", GENERATE | DIRECTION, FLAG, AT(is_raw), NULL, 0, 0, false,
+    {"--raw", GENERATE | CLASSES, FLAG, AT(is_raw), NULL, 0, 0, false,
      "take the prompt as it is, without a chat template"},
-    {"--system", GENERATE | TOKENIZE | DIRECTION, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
+    {"--system", GENERATE | TOKENIZE | CLASSES, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
      "a system message before the prompt"},
-    {"--template", TEXT | TOKENIZE | DIRECTION, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
+    {"--template", TEXT | TOKENIZE | CLASSES, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
      "chat template: olmoe, mixtral, gpt-oss, qwen3, chatml, organism (default: the checkpoint's)"},
     {"--temperature", TEXT, NUMBER, AT(temperature), "T", 0, 1e6, false,
      "0 takes the most likely token (default 0: greedy)"},
@@ -130,7 +145,7 @@ static const option_row table[] = {
      "log probability of each token and of the N likeliest (needs --json)"},
     {"--logits-digest", TEXT, FLAG, AT(wants_digest), NULL, 0, 0, false,
      "SHA-256 over the f32 logits of each sampled position"},
-    {"--json", GENERATE | TOKENIZE | INSPECT, FLAG, AT(is_json), NULL, 0, 0, false,
+    {"--json", GENERATE | TOKENIZE | INSPECT | ROUTES, FLAG, AT(is_json), NULL, 0, 0, false,
      "print JSON for machines"},
     {"--ranks", RUNS | INSPECT, INTEGER, AT(ranks), "N", 1, 65536, false,
      "MPI ranks (default 1); started by this program unless mpirun or srun did"},
@@ -197,6 +212,10 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .site = "resid_post",
                              .layer = "all",
                              .position = "last",
+                             .last = 5,
+                             .measure = "top1",
+                             .top = 20,
+                             .resamples = 2000,
                              .logprobs = -1,
                              .top_p = 1.0,
                              .repetition_penalty = 1.0,

@@ -19,6 +19,7 @@ typedef enum cox_command {
     COX_COMMAND_TOKENIZE = 8,
     COX_COMMAND_INSPECT = 16,
     COX_COMMAND_DIRECTION = 32,
+    COX_COMMAND_ROUTES = 64,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -47,8 +48,11 @@ typedef struct cox_options {
     const char *prompts_a, *prompts_b, *site, *layer, *position;
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
+    int64_t last, top, resamples; /* tokens of a prompt, rows of a table, bootstrap samples */
+    const char *measure;
     /* input and output */
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
+    const char *csv, *plot;
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
     const char *progress;
 } cox_options;

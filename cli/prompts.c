@@ -17,6 +17,15 @@ typedef struct reader {
     char *no_template; /* why there is none */
 } reader;
 
+cox_status cox_prompts_check_options(const cox_options *options)
+{
+    if (options->is_raw && options->system)
+        return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
+    if (options->is_raw && options->template_name)
+        return cox_fail(COX_INVALID, "--template cannot be used with --raw");
+    return COX_OK;
+}
+
 static cox_status open_reader(reader *r)
 {
     cox_status status = cox_tokenizer_load(&r->tokenizer, r->options->model);

@@ -21,6 +21,9 @@ typedef struct cox_prompts {
     char sha256[65]; /* of the file's bytes, hex */
 } cox_prompts;
 
+/* --raw goes with neither --system nor --template. Errors: INVALID. */
+cox_status cox_prompts_check_options(const cox_options *options);
+
 /*
  * Reads options->limit prompts at most (0: all) of each of n files, through the chat template (options->
  * template_name, system, is_raw as in generate). [out] prompts: [n], freed by the caller also on failure.
