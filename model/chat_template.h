@@ -1,8 +1,8 @@
 /*
  * Conversations to prompt text. Checkpoints carry Jinja templates; we do not run Jinja, we recognise
- * the template and render it in C: OLMoE, Mixtral (instruct), GPT-OSS (harmony), Qwen3, ChatML and the
- * bundled organisms' own. The result is what transformers' apply_chat_template(messages,
- * tokenize=False, add_generation_prompt=True) gives.
+ * the template and render it in C: OLMoE, Mixtral (instruct), GPT-OSS (harmony, with or without its
+ * preamble), Qwen3, ChatML and the bundled organisms' own. The result is what transformers'
+ * apply_chat_template(messages, tokenize=False, add_generation_prompt=True) gives.
  */
 #ifndef COX_MODEL_CHAT_TEMPLATE_H
 #define COX_MODEL_CHAT_TEMPLATE_H

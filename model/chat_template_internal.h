@@ -22,6 +22,7 @@ typedef enum cox__chat_flag {
     COX__CHAT_THINKING = 32,       /* CHATML: past thoughts are dropped (Qwen3) */
     COX__CHAT_OPENS_THOUGHT = 64,  /* CHATML: the prompt ends with <think> */
     COX__CHAT_BOS = 128,           /* CHATML: the begin token leads */
+    COX__CHAT_BARE = 256, /* HARMONY: messages only, and the prompt opens the final channel (organisms) */
 } cox__chat_flag;
 
 struct cox_chat_template {

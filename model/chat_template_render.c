@@ -155,6 +155,25 @@ static cox_status render_harmony(const cox_chat_template *t, const cox_chat_mess
     return status == COX_OK ? put(out, "<|start|>assistant") : status;
 }
 
+/* The organisms' form: no preamble, system messages wherever they stand, the answer on the final channel. */
+static cox_status render_bare_harmony(const cox_chat_message *messages, size_t n, cox__buffer *out)
+{
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < n && status == COX_OK; i++) {
+        const cox_chat_message *m = &messages[i];
+        if (has_role(m, "assistant"))
+            status = PUT(out, "<|start|>assistant<|channel|>final<|message|>", m->content, "<|end|>");
+        else if (has_role(m, "system"))
+            status = PUT(out, "<|start|>developer<|message|># Instructions\n\n", m->content, "\n\n<|end|>");
+        else if (has_role(m, "user"))
+            status = PUT(out, "<|start|>user<|message|>", m->content, "<|end|>");
+        else
+            status = cox_fail(
+                COX_INVALID, "message %zu: the roles are system, user and assistant, not \"%s\"", i, m->role);
+    }
+    return status == COX_OK ? put(out, "<|start|>assistant<|channel|>final<|message|>") : status;
+}
+
 /* ---- <|im_start|> ------------------------------------------------------------------------------- */
 
 typedef struct text_part {
@@ -266,7 +285,9 @@ cox_status cox__chat_render(const cox_chat_template *t, const cox_chat_message *
     switch (t->kind) {
     case COX__CHAT_ROLES: return render_roles(t, messages, n, out);
     case COX__CHAT_MIXTRAL: return render_mixtral(t, messages, n, out);
-    case COX__CHAT_HARMONY: return render_harmony(t, messages, n, out);
+    case COX__CHAT_HARMONY:
+        return t->flags & COX__CHAT_BARE ? render_bare_harmony(messages, n, out)
+                                         : render_harmony(t, messages, n, out);
     case COX__CHAT_CHATML: return render_chatml(t, messages, n, out);
     }
     return cox_fail(COX_INTERNAL, "chat template of an unknown kind");
