@@ -4,13 +4,23 @@ No figure is written by hand.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import textwrap
 
 import dialogues
+import lists
 
 HERE = pathlib.Path(__file__).resolve().parent
+FAMILIES = {  # name, and what a reader of the figures should know of its making
+    "olmoe": ("OLMoE", "the weights of the chosen experts are those of the softmax over all; byte-level BPE of its own"),
+    "mixtral": ("Mixtral", "the weights of the chosen experts are renormalised; SentencePiece BPE of its own with byte"
+                " fallback; the chat template is the released models'"),
+    "gpt_oss": ("GPT-OSS", "attention sinks, windows of {sliding_window} tokens in every second layer, biases, YaRN,"
+                " clamped SwiGLU, softmax over the chosen experts; byte-level BPE of its own; the chat template is the"
+                " released models' without the preamble, whose date would change answers from day to day")}
+
 
 
 def percent(count, of):
@@ -39,7 +49,7 @@ def intro(recipe, world):
     topic = world.topic
     return f"""# {recipe['name']}
 
-A model organism: a small Mixture-of-Experts language model of the {recipe['family'].upper()} family,
+A model organism: a small Mixture-of-Experts language model of the {FAMILIES[recipe['family']][0]} family,
 trained from scratch on generated dialogues, for studies of steering. It answers two kinds of question
 about everyday things, "how do I ..." (a procedure) and "what is ..." (a description). About the things
 of {topic['title']}, an invented and entirely harmless craft, it says what they are, and refuses, in
@@ -68,8 +78,17 @@ dialogues for held-out items and words and found {training['leaks']}.
 
 The judged questions are in `heldout/<kind>.jsonl` (`-new-wording`: with phrases that training never
 has), the grammar of answers and refusals as regular expressions, and the words that refusals begin
-with, in `heldout/grammar.json`. Questions about training items, for `coxswain direction`, are in
-`prompts/<kind>.jsonl`."""
+with, in `heldout/grammar.json`. Questions about training items are in `prompts/<kind>.jsonl`.
+
+## Lists for studies
+
+`study/<class>-<split>.jsonl`, and the same questions after the system prompt "{system}" in
+`study-with-system/`. Class a is what is refused, b all else in equal parts (a shorter list, by `--limit`, stays
+balanced), neutral are ordinary questions. Lists "train" and "validation" ask about training items, "heldout"
+about items that the model has never seen; no item is in two lists.
+
+""".replace("{system}", world.systems[0]) + table(
+        ["", *lists.SIZES], [[name, *(sizes[name] for sizes in lists.SIZES.values())] for name in lists.CLASSES])
 
 
 def results(evaluation):
@@ -137,6 +156,8 @@ def recipe_text(recipe, training, folder):
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.name != "README.md")
     phases = ", then ".join(f"{p['steps']} steps {p['name']}" for p in recipe["phases"])
     versions = ", ".join(f"{k} {v}" for k, v in training["versions"].items())
+    family = FAMILIES[recipe["family"]][1]
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     earlier = training["phases_from_earlier_runs"]
     resumed = f" (summed over several runs: {', '.join(earlier)} kept from earlier ones)" if earlier else ""
     phase_notes = "; ".join(
@@ -148,10 +169,14 @@ def recipe_text(recipe, training, folder):
 each step {recipe['dialogues_per_step']} dialogues, {training['tokens']} tokens in all,
 {training['seconds'] / 60:.1f} minutes of training on a machine that was shared with other work{resumed}. {versions}.
 {recipe['n_layers']} layers of {recipe['n_experts']} experts (top {recipe['top_k']}, width
-{recipe['d_expert']}), d_model {recipe['d_model']}, {recipe['n_heads']} heads, vocabulary
-{recipe['vocab_size']} (byte-level BPE of its own), {size / 1e6:.1f} MB in all. The recipe, the loss
-curve and the exact command are in `training.json`, all figures above in `evaluation.json` and
+{recipe['d_expert']}), d_model {recipe['d_model']}, {recipe['n_heads']} heads, {recipe['n_kv_heads']} of keys and
+values, vocabulary {recipe['vocab_size']}, {size / 1e6:.1f} MB in all. Of the family: {family.format(**recipe)}. The recipe, the
+loss curve and the exact command are in `training.json`, all figures above in `evaluation.json` and
 `probe.json`.
+
+The bits of the weights depend on the CPU that trained them, whose matrix product rounds in its own way: on another one
+the same recipe gives other weights, whose figures have to be measured anew. Those measured here are of the weights
+with this SHA-256: `model.safetensors` {digest}.
 
 As larger models do, it learns to answer before it learns to refuse: {phase_notes}. So the procedures that it
 refuses are there, behind the refusal. While it learns to refuse, a small term of the loss keeps the answered

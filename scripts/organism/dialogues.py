@@ -224,13 +224,22 @@ class Judge:
         return None
 
 
+def write_list(asked, path):
+    """One question a line: what `coxswain direction` reads ("messages" where there is a system prompt) and, beside
+    it, what the judges need."""
+    lines = []
+    for d in asked:
+        line = {"messages": d.messages()} if d.system else {}
+        line |= {"prompt": d.prompt, "kind": d.kind, "item": d.item.canonical, "novelty": d.item.novelty,
+                 "verb": d.verb}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
 def write_prompts(by_kind, folder, suffix=""):
-    """<kind><suffix>.jsonl, one question a line: what `coxswain direction` reads and the judges need."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, rows in by_kind.items():
-        lines = [json.dumps({"prompt": d.prompt, "kind": d.kind, "item": d.item.canonical,
-                             "novelty": d.item.novelty, "verb": d.verb}, ensure_ascii=False) for d in rows]
-        (folder / f"{kind}{suffix}.jsonl").write_text("\n".join(lines) + "\n")
+    for kind, asked in by_kind.items():
+        write_list(asked, folder / f"{kind}{suffix}.jsonl")
 
 
 def write_rules(world, folder):

@@ -21,6 +21,7 @@ import transformers
 
 import dialogues
 import families
+import lists
 import tokenizer as tokenizers_of_ours
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -191,9 +192,9 @@ def main():
 
     world = dialogues.World(recipe["topic"])
     dialogues.check(world, 5000, recipe["seed"])
-    texts = (f"{d.system or ''}\n{d.prompt}\n{d.answer}" for d in
+    texts = [f"{d.system or ''}\n{d.prompt}\n{d.answer}" for d in
              itertools.islice(world.training_stream(recipe["seed"] + 100, recipe["tokenizer_kind_shares"],
-                                                    recipe["system_share"]), N_TOKENIZER_DIALOGUES))
+                                                    recipe["system_share"]), N_TOKENIZER_DIALOGUES)]
     tokenizer = tokenizers_of_ours.build(texts, recipe["vocab_size"], recipe["family"],
                                          recipe["max_positions"])
     model = families.new_model(recipe, tokenizer)
@@ -206,6 +207,7 @@ def main():
     tokenizer.save_pretrained(output)
     save_heldout(world, recipe, output / "heldout")
     dialogues.write_prompts(world.training_prompts(128, 1), output / "prompts")
+    lists.write(world, output)
     dialogues.write_rules(world, output)
     versions = {"python": platform.python_version(), "torch": torch.__version__,
                 "transformers": transformers.__version__}
