@@ -40,7 +40,7 @@ static const struct {
      "Describes a model and foretells what each rank would hold, loading nothing."},
     {COX_COMMAND_DIRECTION, "direction", "--model DIR --a FILE --b FILE --output FILE.safetensors",
      "Writes what sets two sets of prompts apart inside the model: the difference of the mean rows at a "
-     "site."},
+     "site, of every expert too."},
     {COX_COMMAND_ROUTES, "routes", "--model DIR --a FILE --b FILE",
      "Which experts the tokens of one set of prompts go to more often than those of another."},
 };
@@ -78,11 +78,24 @@ static const option_row table[] = {
      "prompts of the class that it is compared with"},
     {"--output", DIRECTION, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the vector file to write"},
     {"--site", DIRECTION, TEXT_VALUE, AT(site), "SITE", 0, 0, false,
-     "resid_pre, attn_out, resid_mid, router_logits, moe_out or resid_post (default resid_post)"},
-    {"--layer", DIRECTION, TEXT_VALUE, AT(layer), "N|all", 0, 0, false,
-     "a layer, or one vector for each (default all)"},
-    {"--position", DIRECTION, TEXT_VALUE, AT(position), "last|-K|mean", 0, 0, false,
-     "which token of a prompt: the last, the K-th from its end, or the mean over all (default last)"},
+     "resid_pre, attn_out, resid_mid, router_logits, expert_out, moe_out or resid_post (default resid_post)"},
+    {"--layer", DIRECTION, TEXT_VALUE, AT(layer), "N[,N...]|all", 0, 0, false,
+     "layers, one vector for each (default all)"},
+    {"--expert", DIRECTION, TEXT_VALUE, AT(expert), "N[,N...]|all", 0, 0, false,
+     "at expert_out: experts, one vector for each, whether or not a row was routed to them (default all)"},
+    {"--position", DIRECTION, TEXT_VALUE, AT(position), "last|-K[,-K...]|mean", 0, 0, false,
+     "which token of a prompt: the last, the K-th from its end (of several, vectors for each), or the mean "
+     "over all (default last)"},
+    {"--method", DIRECTION, CHOICE, AT(method), "mean-difference|pc1", 0, 0, false,
+     "difference of the class means, or first principal component of the pairs' differences (default "
+     "mean-difference)"},
+    {"--filter-tokens", DIRECTION, TEXT_VALUE, AT(filter_tokens), "IDS", 0, 0, false,
+     "of a only prompts whose answer begins with one of these tokens more likely than not, of b only the "
+     "others"},
+    {"--filter-phrase", DIRECTION, TEXTS, AT(filter_phrases), "TEXT", 0, 0, false,
+     "the same by the first token of a text; may be given several times"},
+    {"--filter-rules", DIRECTION, TEXT_VALUE, AT(filter_rules), "FILE", 0, 0, false,
+     "the same by the first_tokens of a rules file"},
     {"--limit", CLASSES, INTEGER, AT(limit), "N", 1, INT32_MAX, false,
      "only the first N prompts of each file"},
     {"--unit", DIRECTION, FLAG, AT(is_unit), NULL, 0, 0, false, "scale each vector to norm 1"},
@@ -216,6 +229,7 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .measure = "top1",
                              .top = 20,
                              .resamples = 2000,
+                             .method = "mean-difference",
                              .logprobs = -1,
                              .top_p = 1.0,
                              .repetition_penalty = 1.0,
@@ -227,6 +241,7 @@ void cox_options_free(cox_options *options)
     free(options->prompts.items);
     free(options->prompt_files.items);
     free(options->stops.items);
+    free(options->filter_phrases.items);
     free(options->plans.items);
 }
 

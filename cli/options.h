@@ -45,7 +45,9 @@ typedef struct cox_options {
     int64_t max_tokens, top_k, logprobs, seed;
     double temperature, top_p, min_p, repetition_penalty;
     /* prompt sets and what to measure on them */
-    const char *prompts_a, *prompts_b, *site, *layer, *position;
+    const char *prompts_a, *prompts_b, *site, *layer, *expert, *position, *method;
+    const char *filter_tokens, *filter_rules;
+    cox_texts filter_phrases;
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
     int64_t last, top, resamples; /* tokens of a prompt, rows of a table, bootstrap samples */

@@ -301,6 +301,7 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
     *s = (cox__sequence){.request = *request,
                          .n_tokens = request->n_prompt,
                          .n_limit = (int32_t)limit,
+                         .n_reported = request->logits_from,
                          .submitted_s = cox_now_s()};
     s->request.prompt = NULL;
     s->request.plan = NULL;

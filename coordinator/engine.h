@@ -71,7 +71,8 @@ typedef struct cox_sequence_request {
     cox_plan *plan;    /* NULL: none. Taken over when submit succeeds; equal plans are kept once */
     const cox_observation *observation; /* NULL: none. Borrowed until on_done. Its positions are computed, not
                                            taken from the prefix cache */
-    bool wants_logits; /* on_logits for every computed position of the prompt, and every sampled one */
+    bool wants_logits;   /* on_logits for every computed position of the prompt, and every sampled one ... */
+    int32_t logits_from; /* ... from this position on */
 } cox_sequence_request;
 
 typedef struct cox_sequence_result {

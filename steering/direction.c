@@ -9,7 +9,13 @@
 
 int32_t cox_class_n_blocks(int32_t n_prompts)
 {
-    return n_prompts / COX_CLASS_BLOCK + (n_prompts % COX_CLASS_BLOCK > 0);
+    int32_t n = n_prompts / COX_CLASS_BLOCK + (n_prompts % COX_CLASS_BLOCK > 0);
+    return n < COX_CLASS_BLOCKS ? n : COX_CLASS_BLOCKS;
+}
+
+int32_t cox_class_block(int32_t prompt)
+{
+    return prompt / COX_CLASS_BLOCK % COX_CLASS_BLOCKS;
 }
 
 void cox_sum_add_row(double *sum, const float *row, size_t width)

@@ -57,6 +57,29 @@ static void test_no_direction_is_an_error(void **state)
     assert_int_equal(cox_class_n_blocks(1), 1);
     assert_int_equal(cox_class_n_blocks(COX_CLASS_BLOCK), 1);
     assert_int_equal(cox_class_n_blocks(COX_CLASS_BLOCK + 1), 2);
+    assert_int_equal(cox_class_n_blocks(1000000), COX_CLASS_BLOCKS);
+    assert_int_equal(cox_class_block(COX_CLASS_BLOCK * COX_CLASS_BLOCKS - 1), COX_CLASS_BLOCKS - 1);
+    assert_int_equal(cox_class_block(COX_CLASS_BLOCK * COX_CLASS_BLOCKS), 0);
+}
+
+/* Two pairs in three dimensions, and three in two: by pairs, and by elements. */
+static void test_principal_component_of_differences(void **state)
+{
+    (void)state;
+    const float a[3][3] = {{3, 0, 1}, {-4, 0, 1}, {0, 1, 1}}, b[3][3] = {{0, 0, 1}, {0, 0, 1}, {0, 0, 1}};
+    const float *as[3] = {a[0], a[1], a[2]}, *bs[3] = {b[0], b[1], b[2]};
+    const double towards[3] = {-1, 0, 0}, from[3] = {0, 0, 0};
+    float data[3];
+    double share = 0;
+    for (int32_t n = 2; n <= 3; n++) {
+        for (int32_t width = 2; width <= 3; width++) {
+            assert_int_equal(cox_direction_principal(as, bs, n, width, towards, from, data, &share), COX_OK);
+            assert_true(fabs((double)data[0] + 1) < 1e-7 && fabs((double)data[1]) < 1e-7);
+            assert_true(fabs(share - (n == 2 ? 1 : 25.0 / 26)) < 1e-12);
+        }
+    }
+    assert_int_equal(cox_direction_principal(as, as, 3, 3, towards, from, data, &share), COX_INVALID);
+    assert_non_null(strstr(cox_status_message(), "no principal component"));
 }
 
 /* --- The command --- */
@@ -148,6 +171,87 @@ static void test_directions_are_those_of_transformers(void **state)
     cox_checkpoint_close(recorded);
 }
 
+static const cox_tensor *recorded_tensor(cox_checkpoint **recorded, const char *name)
+{
+    char target[4096];
+    const char *link = place_of("model.safetensors");
+    assert_non_null(realpath("tests/golden/direction/golden.safetensors", target));
+    if (access(link, F_OK) != 0) assert_int_equal(symlink(target, link), 0);
+    if (!*recorded) assert_int_equal(cox_checkpoint_open(recorded, test_folder), COX_OK);
+    const cox_tensor *tensor = cox_checkpoint_find(*recorded, name);
+    assert_non_null(tensor);
+    return tensor;
+}
+
+static void test_principal_components_are_those_of_torch(void **state)
+{
+    (void)state;
+    cox_checkpoint *recorded = NULL;
+    cox_options options = options_of("tests/golden/direction/a.jsonl", "tests/golden/direction/b.jsonl",
+                                     place_of("pc1.safetensors"));
+    options.method = "pc1";
+    cox_vector_file *file = measure(options);
+    expect_golden(file, recorded_tensor(&recorded, "pc1"), "resid_post");
+    assert_non_null(strstr(file->vectors[0].provenance, "\"pairs\":10"));
+    cox_vector_file_free(file);
+    cox_checkpoint_close(recorded);
+}
+
+static void test_the_filter_keeps_the_prompts_that_torch_keeps(void **state)
+{
+    (void)state;
+    cox_checkpoint *recorded = NULL;
+    const cox_tensor *tokens = recorded_tensor(&recorded, "filter_tokens");
+    const cox_tensor *n_kept = recorded_tensor(&recorded, "n_kept");
+    char ids[128] = "", a[32], b[32];
+    for (int64_t i = 0; i < tokens->shape[0]; i++) {
+        int32_t id;
+        memcpy(&id, (const char *)tokens->data + 4 * i, sizeof id);
+        snprintf(ids + strlen(ids), sizeof ids - strlen(ids), "%d,", id);
+    }
+    cox_options options = options_of("tests/golden/direction/a.jsonl", "tests/golden/direction/b.jsonl",
+                                     place_of("filtered.safetensors"));
+    options.filter_tokens = ids;
+    cox_vector_file *file = measure(options);
+    expect_golden(file, recorded_tensor(&recorded, "filtered"), "resid_post");
+    int32_t n[2];
+    memcpy(n, n_kept->data, sizeof n);
+    assert_true(n[0] > 0 && n[0] < 10);
+    snprintf(a, sizeof a, "\"prompts\":%d", n[0]);
+    snprintf(b, sizeof b, "\"prompts\":%d", n[1]);
+    assert_non_null(strstr(file->vectors[0].provenance, a));
+    assert_non_null(strstr(file->vectors[0].provenance, b));
+    assert_non_null(strstr(file->vectors[0].provenance, "\"of\":10"));
+    cox_vector_file_free(file);
+    cox_checkpoint_close(recorded);
+}
+
+/* What several positions give at once is what each gives by itself. */
+static void test_several_positions_in_one_pass(void **state)
+{
+    (void)state;
+    cox_options options = options_of("tests/golden/direction/a.jsonl", "tests/golden/direction/b.jsonl",
+                                     place_of("both.safetensors"));
+    options.position = "-3,-1", options.layer = "1,4";
+    cox_vector_file *both = measure(options);
+    assert_int_equal(both->n, 4);
+    static const char *const positions[] = {"last", "-3"}, *const suffixes[] = {"@-1", "@-3"};
+    for (size_t p = 0; p < 2; p++) {
+        options.position = positions[p];
+        options.output = place_of("single.safetensors");
+        cox_vector_file *one = measure(options);
+        for (size_t i = 0; i < one->n; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s%s", one->vectors[i].name, suffixes[p]);
+            const cox_vector *v = cox_vector_find(both, name);
+            assert_non_null(v);
+            assert_memory_equal(v->data, one->vectors[i].data, (size_t)v->width * sizeof(float));
+        }
+        cox_vector_file_free(one);
+    }
+    cox_vector_file_free(both);
+}
+
 static void test_one_layer_of_unit_norm_says_where_it_came_from(void **state)
 {
     (void)state;
@@ -236,6 +340,10 @@ int main(void)
         cmocka_unit_test(test_difference_of_means),
         cmocka_unit_test(test_no_direction_is_an_error),
         cmocka_unit_test(test_directions_are_those_of_transformers),
+        cmocka_unit_test(test_principal_component_of_differences),
+        cmocka_unit_test(test_principal_components_are_those_of_torch),
+        cmocka_unit_test(test_the_filter_keeps_the_prompts_that_torch_keeps),
+        cmocka_unit_test(test_several_positions_in_one_pass),
         cmocka_unit_test(test_one_layer_of_unit_norm_says_where_it_came_from),
         cmocka_unit_test(test_the_schedule_changes_no_bit),
         cmocka_unit_test(test_all_shapes_of_lines_mean_the_same_prompt),
