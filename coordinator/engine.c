@@ -388,7 +388,9 @@ static void accept_token(cox_engine *engine, cox__sequence *s, const float *logi
     if (s->request.wants_digest)
         SHA256Update(&s->sha, (const uint8_t *)logits, (size_t)model->vocab_size * sizeof *logits);
     if (!all_finite(logits, model->vocab_size)) {
-        finish(engine, s, COX_FINISH_ERROR, "the logits are not finite");
+        finish(engine, s, COX_FINISH_ERROR,
+               s->steering ? "the logits are not finite: the steering plan is too strong for f32"
+                           : "the logits are not finite");
         return;
     }
     cox_logprobs logprobs;

@@ -25,8 +25,9 @@ static cox_status add_row(cox__plan_builder *builder, const float *data, int32_t
 {
     size_t n_bytes = (size_t)width * sizeof *data;
     if (builder->n_bytes + n_bytes > COX_PLAN_MAX_BYTES) {
-        return cox_fail(COX_INVALID, "%s: the plan's vectors take more than %d bytes", builder->where,
-                        COX_PLAN_MAX_BYTES);
+        return cox_fail(COX_INVALID,
+                        "%s: intervention %d: with it the plan's vectors take more than %d bytes",
+                        builder->where, (int)builder->plan->n, COX_PLAN_MAX_BYTES);
     }
     if (builder->n_rows == builder->room_rows) {
         size_t room = builder->room_rows ? 2 * builder->room_rows : 16;

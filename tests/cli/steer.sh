@@ -24,6 +24,7 @@ plan nothing '"vector":"v.safetensors","strength":0'
 plan foreign '"vector":"foreign.safetensors","strength":0.6'
 plan huge '"site":"resid_mid","layer":1,"op":"scale","factor":1e30'
 plan late '"site":"moe_out","layer":1,"op":"scale","factor":2,"positions":{"from":400,"to":410}'
+plan infinite '"site":"resid_mid","layer":1,"op":"scale","factor":3e38,"preserve_norm":true'
 echo '{"interventions":[]}' > "$work/in/plans/empty.json"
 
 # --- generate ---
@@ -50,6 +51,12 @@ for name in nothing late; do
 done
 check "rows blown up" generate "$work/huge.json" --steer "$plans/huge.json" --prompt "$prompt $prompt"
 check "have norms above 0" grep -Eq '"norm_there":[1-9.]+[0-9.e+]*,"norm_added":[1-9]' "$work/huge.json"
+"$coxswain" generate --model "$model" --prompt "$prompt" --prompt "$prompt" --max-tokens 24 --json --logits-digest \
+    --steer "$plans/infinite.json" --steer "$plans/empty.json" > "$work/infinite.json" 2> "$work/infinite.err"
+check "logits that are not finite are an error" test $? = 11
+check "which names the prompt and the plan" grep -q 'prompt 1: the logits are not finite: the steering plan' "$work/infinite.err"
+sed -n 2p "$work/infinite.json" > "$work/line.json"
+check "and its mate keeps its bits" test "$(digest "$work/line.json")" = "$(digest "$work/plain.json")"
 check "an empty plan has no hits" grep -q '"steering":{"plan":"","forced":false,"hits":\[\]}' "$work/empty.json"
 "$coxswain" generate --model "$model" --prompt "$prompt" --prompt "$prompt" --prompt "$prompt" --max-tokens 24 --json --logits-digest \
     --steer "$plans/warm.json" --steer "$plans/empty.json" --steer "$plans/expert.json" --ranks 3 > "$work/three.json" 2> "$work/err.txt"

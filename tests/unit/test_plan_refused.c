@@ -252,6 +252,9 @@ static void test_limits(void **state)
     text = copies(POST ", 'op': 'scale', 'factor': 2", 4097);
     check_whole(text, "4097 interventions are more than the 4096");
     free(text);
+    text = copies(POST ", 'op': 'scale', 'factor': 2", 10000);
+    check_whole(text, "10000 interventions are more than the 4096");
+    free(text);
     text = copies(EXPERT ", 'weighting': 'routed', " ADD, 4);
     assert_int_equal(load_plan(&plan, text, &model, false), COX_OK);
     cox_plan_free(plan);
@@ -266,6 +269,45 @@ static void test_limits(void **state)
     text = copies(ROUTER ", 'expert': 3, 'op': 'force_in'", 257);
     check_whole(text, "257 force_in, force_out and pin at layer 2; at most 256");
     free(text);
+}
+
+/* Nine vectors, of which every pair makes a second unit vector of its own: more rows of 4 MiB than are
+ * allowed. */
+static void test_size_limit(void **state)
+{
+    (void)state;
+    enum { N = 9, WIDTH = 1 << 20 };
+    cox_model model = test_model();
+    model.d_model = WIDTH;
+    float *data = calloc(WIDTH + N, sizeof *data);
+    cox_vector vectors[N];
+    static char names[N][2];
+    data[0] = 1;
+    for (int i = 0; i < N; i++) {
+        names[i][0] = (char)('a' + i);
+        data[N - 1 + i] = 1; /* no two are parallel */
+        vectors[i] = (cox_vector){
+            .name = names[i], .width = WIDTH, .site = COX_SITE_UNSTATED, .layer = -1, .expert = -1};
+        vectors[i].data = data + i;
+    }
+    assert_int_equal(cox_vector_file_write(path_of("large.safetensors"), vectors, N), COX_OK);
+    char *text = malloc(N * N * 200);
+    size_t at = (size_t)sprintf(text, "{'interventions': [");
+    for (int k = 0; k < N * N; k++) {
+        if (k / N == k % N) continue;
+        at += (size_t)sprintf(text + at,
+                              "%s{" POST ", 'op': 'rotate', 'vector': 'large.safetensors#%s', 'vector2': "
+                              "'large.safetensors#%s', 'degrees': 9}",
+                              k > 1 ? "," : "", names[k / N], names[k % N]);
+    }
+    sprintf(text + at, "]}");
+    cox_plan *plan = NULL;
+    assert_int_equal(load_plan(&plan, text, &model, false), COX_INVALID);
+    /* 50 pairs, the seven vectors that they begin with and their units are 64 rows of 4 MiB */
+    assert_string_equal(cox_status_message(),
+                        "plan: intervention 50: with it the plan's vectors take more than 268435456 bytes");
+    free(text);
+    free(data);
 }
 
 /* Edits that can never meet on one row are no contradiction. */
@@ -320,9 +362,9 @@ static void test_explanation(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_shapes_of_the_plan),
-                                       cmocka_unit_test(test_limits), cmocka_unit_test(test_explanation),
-                                       cmocka_unit_test(test_phases_keep_edits_apart)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_shapes_of_the_plan),
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_size_limit),
+        cmocka_unit_test(test_explanation), cmocka_unit_test(test_phases_keep_edits_apart)};
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
