@@ -25,8 +25,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     cox_status status = cox_rules_from_json(&rules, json, "fuzz");
     json_decref(json);
     if (status != COX_OK) return 0;
-    char *text = end ? strndup((const char *)end + 1, size - n - 1) : strdup("I cannot, I cannot, I cannot.");
+    static const char standing[] = "I cannot, I cannot, I cannot.";
+    size_t n_text = end ? size - n - 1 : sizeof standing - 1;
+    char *text = calloc(n_text + 1, 1);
     if (!text) abort();
+    memcpy(text, end ? (const char *)end + 1 : standing, n_text);
     cox_verdict verdicts[COX_MAX_LABELS];
     const cox_text_limits limits = cox_rules_limits(rules);
     cox_text_check check;
