@@ -11,6 +11,8 @@ cox_status cox_command_batch(const cox_options *options);
 cox_status cox_command_logits(const cox_options *options);
 cox_status cox_command_direction(const cox_options *options);
 cox_status cox_command_routes(const cox_options *options);
+/* Without a model in one process. */
+cox_status cox_command_evaluate(const cox_options *options);
 
 /* In one process, without MPI. */
 cox_status cox_command_tokenize(const cox_options *options);

@@ -52,7 +52,7 @@ typedef struct cox_job_question {
                     int32_t expert, int32_t position, const float *h);
     void (*on_hits)(void *context, const cox_job *job, void *result, const cox_sequence_result *done);
     /* All variants are done. Its errors get the job's file and line in front. */
-    cox_status (*finish)(void *context, const cox_job *job, void *result, const void *scratch);
+    cox_status (*finish)(void *context, const cox_job *job, void *result, void *scratch);
 } cox_job_question;
 
 /*

@@ -67,7 +67,8 @@ static cox_status launch(const cox_options *options, int argc, char *argv[], int
 
 static cox_status run(const cox_options *options, int argc, char *argv[], int *exit_code)
 {
-    bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT;
+    bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT ||
+                    (options->command == COX_COMMAND_EVALUATE && !options->model);
     if (!is_local && options->ranks > 1 && !cox_launch_is_inside())
         return launch(options, argc, argv, exit_code);
     if (!is_local && cox_launch_is_inside()) {
@@ -82,6 +83,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     case COX_COMMAND_INSPECT: return cox_command_inspect(options);
     case COX_COMMAND_DIRECTION: return cox_command_direction(options);
     case COX_COMMAND_ROUTES: return cox_command_routes(options);
+    case COX_COMMAND_EVALUATE: return cox_command_evaluate(options);
     }
     return COX_INTERNAL;
 }

@@ -20,6 +20,7 @@ typedef enum cox_command {
     COX_COMMAND_INSPECT = 16,
     COX_COMMAND_DIRECTION = 32,
     COX_COMMAND_ROUTES = 64,
+    COX_COMMAND_EVALUATE = 128,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -54,7 +55,9 @@ typedef struct cox_options {
     const char *measure;
     /* input and output */
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
-    const char *csv, *plot;
+    const char *csv, *plot, *items;
+    /* what to judge */
+    const char *rules, *results, *baseline, *continuations, *by;
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
     const char *progress;
 } cox_options;

@@ -168,6 +168,31 @@ cox_status cox__plan_finish(cox_plan *plan)
     return build_index(plan);
 }
 
+cox_status cox_plan_fix_positions(const cox_plan *plan, int32_t n_prompt, cox_plan **fixed)
+{
+    void *data = NULL;
+    size_t n_bytes = 0;
+    int32_t n_kept = 0;
+    const int32_t *indices = NULL;
+    cox_plan *copy = NULL;
+    cox_status status = cox_plan_pack(plan, NULL, NULL, &data, &n_bytes, &n_kept);
+    if (status == COX_OK) status = cox_plan_unpack(&copy, &indices, data, n_bytes);
+    free(data);
+    for (int32_t i = 0; status == COX_OK && i < copy->n; i++) {
+        cox_positions *positions = &copy->interventions[i].positions;
+        if (positions->span == COX_SPAN_ALL || positions->span == COX_SPAN_RANGE) continue;
+        cox_positions range = {.span = COX_SPAN_RANGE};
+        cox_positions_resolve(positions, n_prompt, &range.from, &range.to);
+        *positions = range;
+    }
+    if (status == COX_OK) status = cox__plan_finish(copy);
+    if (status != COX_OK)
+        cox_plan_free(copy);
+    else
+        *fixed = copy;
+    return status;
+}
+
 bool cox_plan_equal(const cox_plan *a, const cox_plan *b)
 {
     if (a->hash != b->hash || a->n != b->n) return false;

@@ -136,6 +136,12 @@ void cox_plan_free(cox_plan *plan); /* NULL is allowed */
 /* Interventions at a site of a layer whose strength is not 0: indices in plan order. Constant time, no
  * allocation. */
 const int32_t *cox_plan_at(const cox_plan *plan, int32_t layer, cox_site site, int32_t *n);
+/*
+ * The plan for a sequence whose prompt and continuation are fed together: positions of a phase ("prompt",
+ * "generated", the last k) become the ranges that they are with n_prompt prompt tokens. [out] *fixed: a plan
+ * of its own, unnamed. Errors: NO_MEMORY.
+ */
+cox_status cox_plan_fix_positions(const cox_plan *plan, int32_t n_prompt, cox_plan **fixed);
 /* Same effect on every row: the same bytes but for the name. */
 bool cox_plan_equal(const cox_plan *a, const cox_plan *b);
 
