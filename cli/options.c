@@ -17,8 +17,9 @@ enum {
     DIRECTION = COX_COMMAND_DIRECTION,
     ROUTES = COX_COMMAND_ROUTES,
     EVALUATE = COX_COMMAND_EVALUATE,
+    CAPTURE = COX_COMMAND_CAPTURE,
     CLASSES = DIRECTION | ROUTES, /* of two sets of prompts */
-    SETS = CLASSES | EVALUATE,
+    SETS = CLASSES | EVALUATE | CAPTURE,
     RUNS = GENERATE | BATCH | LOGITS | SETS, /* commands that run the model */
     TEXT = GENERATE | BATCH,
     ALL = RUNS | TOKENIZE | INSPECT
@@ -45,6 +46,8 @@ static const struct {
      "site, of every expert too."},
     {COX_COMMAND_ROUTES, "routes", "--model DIR --a FILE --b FILE",
      "Which experts the tokens of one set of prompts go to more often than those of another."},
+    {COX_COMMAND_CAPTURE, "capture", "--model DIR --input FILE [--input FILE ...] --output FOLDER",
+     "Writes what flows through the model at chosen sites of prompts: rows in shards, or their statistics."},
     {COX_COMMAND_EVALUATE, "evaluate",
      "--rules FILE --results FILE [--baseline FILE] | --model DIR --prompts FILE",
      "Judges the answers of a batch, beside another's, and what steering does to a model's logits."},
@@ -118,6 +121,24 @@ static const option_row table[] = {
      "the same by the first token of a text; may be given several times"},
     {"--filter-rules", DIRECTION, TEXT_VALUE, AT(filter_rules), "FILE", 0, 0, false,
      "the same by the first_tokens of a rules file"},
+    {"--input", CAPTURE, TEXTS, AT(inputs), "FILE", 0, 0, true,
+     "prompts, one JSON object a line: {\"prompt\": ...}, {\"messages\": [...]}, or OpenAI batch lines; "
+     "may be given several times, each a class of --statistics"},
+    {"--output", CAPTURE, TEXT_VALUE, AT(output), "FOLDER", 0, 0, true, "the folder to write into"},
+    {"--sites", CAPTURE, TEXT_VALUE, AT(sites), "SITE[,SITE...]|all", 0, 0, false,
+     "resid_pre, attn_out, resid_mid, router_logits, expert_out, moe_out, resid_post (default "
+     "resid_post; with --routes none)"},
+    {"--layers", CAPTURE, TEXT_VALUE, AT(layers), "N[,N...]|all", 0, 0, false, "layers (default all)"},
+    {"--experts", CAPTURE, TEXT_VALUE, AT(experts), "N[,N...]|all", 0, 0, false,
+     "at expert_out: experts (default all)"},
+    {"--positions", CAPTURE, TEXT_VALUE, AT(positions), "last|-K[,-K...]|all", 0, 0, false,
+     "tokens of each prompt, from its end, or all (default last)"},
+    {"--counterfactual", CAPTURE, FLAG, AT(is_counterfactual), NULL, 0, 0, false,
+     "at expert_out: the outputs of all experts asked for, routed or not (default: of the routed ones)"},
+    {"--routes", CAPTURE, FLAG, AT(has_routes), NULL, 0, 0, false,
+     "the router's choices too, with logits, gate weights and margins"},
+    {"--statistics", CAPTURE, FLAG, AT(has_statistics), NULL, 0, 0, false,
+     "count, mean and variance for each file, and no rows"},
     {"--limit", SETS, INTEGER, AT(limit), "N", 1, INT32_MAX, false, "only the first N prompts of each file"},
     {"--unit", DIRECTION, FLAG, AT(is_unit), NULL, 0, 0, false, "scale each vector to norm 1"},
     {"--last", ROUTES, INTEGER, AT(last), "K", 1, INT32_MAX, false,
@@ -252,6 +273,8 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .top = 20,
                              .resamples = 2000,
                              .method = "mean-difference",
+                             .layers = "all",
+                             .positions = "last",
                              .logprobs = -1,
                              .top_p = 1.0,
                              .repetition_penalty = 1.0,
@@ -264,6 +287,7 @@ void cox_options_free(cox_options *options)
     free(options->prompt_files.items);
     free(options->stops.items);
     free(options->filter_phrases.items);
+    free(options->inputs.items);
     free(options->plans.items);
 }
 

@@ -21,6 +21,7 @@ typedef enum cox_command {
     COX_COMMAND_DIRECTION = 32,
     COX_COMMAND_ROUTES = 64,
     COX_COMMAND_EVALUATE = 128,
+    COX_COMMAND_CAPTURE = 256,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -49,6 +50,10 @@ typedef struct cox_options {
     const char *prompts_a, *prompts_b, *site, *layer, *expert, *position, *method;
     const char *filter_tokens, *filter_rules;
     cox_texts filter_phrases;
+    /* what to capture */
+    cox_texts inputs;
+    const char *sites, *layers, *experts, *positions;
+    bool is_counterfactual, has_routes, has_statistics;
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
     int64_t last, top, resamples; /* tokens of a prompt, rows of a table, bootstrap samples */

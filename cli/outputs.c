@@ -1,6 +1,7 @@
 /* Files beside the printed result. */
 #include "cli/outputs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -40,6 +41,22 @@ cox_status cox_output_write(const char *option, const char *path,
     }
     free(temporary);
     return status;
+}
+
+cox_status cox_output_folder(const char *option, const char *folder, bool is_forced)
+{
+    if (mkdir(folder, 0777) == 0) return COX_OK;
+    if (errno != EEXIST)
+        return cox_fail(COX_IO, "%s %s: cannot make the folder: %s", option, folder, strerror(errno));
+    DIR *directory = opendir(folder);
+    if (!directory) return cox_fail(COX_IO, "%s %s: %s", option, folder, strerror(errno));
+    bool is_empty = true;
+    for (const struct dirent *entry; (entry = readdir(directory));)
+        is_empty = is_empty && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
+    closedir(directory);
+    if (is_empty || is_forced) return COX_OK;
+    return cox_fail(COX_INVALID, "%s %s is not empty; choose another folder, or give --force", option,
+                    folder);
 }
 
 void cox_csv_print(FILE *file, const char *text)

@@ -16,6 +16,10 @@ cox_status cox_output_check(const char *option, const char *path, bool has_force
 cox_status cox_output_write(const char *option, const char *path,
                             void (*print)(FILE *file, const void *context), const void *context);
 
+/* Makes the folder, or finds it; one that holds something is refused unless `is_forced`. Errors, naming the
+ * option: INVALID, IO. */
+cox_status cox_output_folder(const char *option, const char *folder, bool is_forced);
+
 /* A field of a CSV file: in quotes when it has a comma, a quote or a line's end. */
 void cox_csv_print(FILE *file, const char *text);
 

@@ -1,31 +1,16 @@
 /* From the record's tensors to a file that pinning reads. */
 #include "cli/traces.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
+#include "cli/outputs.h"
 #include "steering/plan.h"
 
 cox_status cox_traces_open(const char *folder, bool is_forced)
 {
-    if (mkdir(folder, 0777) == 0) return COX_OK;
-    if (errno != EEXIST) {
-        return cox_fail(COX_IO, "--trace-routes %s: cannot make the folder: %s", folder, strerror(errno));
-    }
-    DIR *directory = opendir(folder);
-    if (!directory) return cox_fail(COX_IO, "--trace-routes %s: %s", folder, strerror(errno));
-    bool is_empty = true;
-    for (const struct dirent *entry; (entry = readdir(directory));)
-        is_empty = is_empty && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
-    closedir(directory);
-    if (is_empty || is_forced) return COX_OK;
-    return cox_fail(COX_INVALID, "--trace-routes %s is not empty; choose another folder, or give --force",
-                    folder);
+    return cox_output_folder("--trace-routes", folder, is_forced);
 }
 
 cox_status cox_traces_name(cox_request *request, const char *folder, const char *what)

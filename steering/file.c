@@ -113,6 +113,21 @@ cox_status cox__safetensors_metadata(const char *path, const unsigned char *file
     return status;
 }
 
+size_t cox__tensor_bytes(const cox__tensor_head *head)
+{
+    size_t n = strcmp(head->dtype + 1, "64") == 0 ? 8 : 4;
+    for (int i = 0; i < COX_TENSOR_MAX_DIMS && head->dims[i] > 0; i++) n *= (size_t)head->dims[i];
+    return n;
+}
+
+static json_t *shape_json(const cox__tensor_head *head)
+{
+    json_t *shape = json_array();
+    for (int i = 0; i < COX_TENSOR_MAX_DIMS && head->dims[i] > 0; i++)
+        json_array_append_new(shape, json_integer((json_int_t)head->dims[i]));
+    return shape;
+}
+
 static json_t *header_json(const cox__tensor_head *heads, size_t n, const json_t *metadata)
 {
     json_t *header = json_object();
@@ -120,13 +135,9 @@ static json_t *header_json(const cox__tensor_head *heads, size_t n, const json_t
     if (metadata) json_object_set(header, "__metadata__", (json_t *)metadata);
     size_t offset = 0;
     for (size_t i = 0; i < n; i++) {
-        const int32_t *dims = heads[i].dims;
-        bool is_flat = dims[1] == 0;
-        size_t end = offset + 4 * (size_t)dims[0] * (size_t)(is_flat ? 1 : dims[1]);
-        json_t *shape =
-            is_flat ? json_pack("[i]", (int)dims[0]) : json_pack("[ii]", (int)dims[0], (int)dims[1]);
-        json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", heads[i].dtype, "shape", shape,
-                                  "data_offsets", (json_int_t)offset, (json_int_t)end);
+        size_t end = offset + cox__tensor_bytes(&heads[i]);
+        json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", heads[i].dtype, "shape",
+                                  shape_json(&heads[i]), "data_offsets", (json_int_t)offset, (json_int_t)end);
         if (!entry || json_object_set_new(header, heads[i].name, entry) != 0) {
             json_decref(header);
             return NULL;

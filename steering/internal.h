@@ -9,6 +9,7 @@
 
 #include "model/checkpoint.h"
 #include "steering/plan.h"
+#include "steering/tensor_file.h"
 #include "steering/vector.h"
 
 enum {
@@ -33,11 +34,11 @@ cox_status cox__file_write(const char *path, const void *const *parts, const siz
  * [out] *metadata: owned, to be decref'ed; NULL when the file has none. Errors: BAD_FILE. */
 cox_status cox__safetensors_metadata(const char *path, const unsigned char *file, size_t n_bytes,
                                      json_t **metadata);
-/* A tensor of 4-byte elements. */
 typedef struct cox__tensor_head {
-    const char *name, *dtype; /* "F32", "I32" */
-    int32_t dims[2];          /* the second 0 for one dimension */
+    const char *name, *dtype;          /* "F32", "I32"; "F64", "I64" */
+    int64_t dims[COX_TENSOR_MAX_DIMS]; /* up to the first 0 */
 } cox__tensor_head;
+size_t cox__tensor_bytes(const cox__tensor_head *head);
 /* Header of n tensors laid one after the other. metadata: object of strings. [out] *text malloc'ed, the
  * 8-byte length in front, a multiple of 8 bytes in all. */
 cox_status cox__safetensors_header(const cox__tensor_head *heads, size_t n, const json_t *metadata,
