@@ -12,6 +12,7 @@ cox_status cox_command_logits(const cox_options *options);
 cox_status cox_command_direction(const cox_options *options);
 cox_status cox_command_routes(const cox_options *options);
 cox_status cox_command_capture(const cox_options *options);
+cox_status cox_command_decompose(const cox_options *options);
 /* Without a model in one process. */
 cox_status cox_command_evaluate(const cox_options *options);
 

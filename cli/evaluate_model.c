@@ -62,9 +62,11 @@ static size_t scratch_bytes(const context *c)
     return ((size_t)c->shared->n_positions * of_position + 7) / 8 * 8;
 }
 
-static cox_status prepare(void *of, const cox_job *job, int32_t variant, cox_sequence_request *request)
+static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
+                          cox_sequence_request *request)
 {
     const context *c = of;
+    (void)scratch;
     request->wants_logits = true;
     return variant == STEERED ? cox_plan_fix_positions(c->plan, job->n_prompt, &request->plan) : COX_OK;
 }

@@ -154,7 +154,8 @@ static void on_routes(void *context, uint64_t id, int32_t layer, int32_t positio
 {
     share *s = context;
     place *p = place_of(s, id);
-    s->question->on_routes(s->question->context, job_of(s, p), result_of(s, p), layer, position, routes);
+    s->question->on_routes(s->question->context, job_of(s, p), result_of(s, p), scratch_of(s, p), layer,
+                           position, routes);
 }
 
 static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
@@ -162,8 +163,8 @@ static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, in
 {
     share *s = context;
     place *p = place_of(s, id);
-    s->question->on_rows(s->question->context, job_of(s, p), result_of(s, p), site, layer, expert, position,
-                         h);
+    s->question->on_rows(s->question->context, job_of(s, p), result_of(s, p), scratch_of(s, p), site, layer,
+                         expert, position, h);
 }
 
 /* Puts the job's file and line before the message. */
@@ -201,7 +202,7 @@ static cox_status submit(share *s, cox_engine *engine, place *p)
                                         .prompt = s->tokens[p->job],
                                         .n_prompt = job->n_tokens,
                                         .sampling = cox_sampling_defaults()};
-        cox_status status = s->question->prepare(s->question->context, job, v, &request);
+        cox_status status = s->question->prepare(s->question->context, job, v, scratch_of(s, p), &request);
         if (status == COX_OK) {
             status = cox_engine_submit(engine, &request);
             if (status != COX_OK) cox_plan_free(request.plan);

@@ -43,13 +43,14 @@ typedef struct cox_job_question {
     size_t scratch_bytes; /* beside it, of a job on its way; zeroed at first */
     int32_t n_at_once;    /* jobs on their way at most, 1 or more */
     /* Fills what is wanted into *request (id, prompt, n_prompt, max_tokens 0, greedy are set). */
-    cox_status (*prepare)(void *context, const cox_job *job, int32_t variant, cox_sequence_request *request);
+    cox_status (*prepare)(void *context, const cox_job *job, int32_t variant, void *scratch,
+                          cox_sequence_request *request);
     void (*on_logits)(void *context, const cox_job *job, const int32_t *tokens, int32_t variant, void *result,
                       void *scratch, int32_t position, const float *logits);
-    void (*on_routes)(void *context, const cox_job *job, void *result, int32_t layer, int32_t position,
-                      const cox_traced_route *routes);
-    void (*on_rows)(void *context, const cox_job *job, void *result, cox_site site, int32_t layer,
-                    int32_t expert, int32_t position, const float *h);
+    void (*on_routes)(void *context, const cox_job *job, void *result, void *scratch, int32_t layer,
+                      int32_t position, const cox_traced_route *routes);
+    void (*on_rows)(void *context, const cox_job *job, void *result, void *scratch, cox_site site,
+                    int32_t layer, int32_t expert, int32_t position, const float *h);
     void (*on_hits)(void *context, const cox_job *job, void *result, const cox_sequence_result *done);
     /* All variants are done. Its errors get the job's file and line in front. */
     cox_status (*finish)(void *context, const cox_job *job, void *result, void *scratch);

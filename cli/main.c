@@ -84,6 +84,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     case COX_COMMAND_DIRECTION: return cox_command_direction(options);
     case COX_COMMAND_ROUTES: return cox_command_routes(options);
     case COX_COMMAND_CAPTURE: return cox_command_capture(options);
+    case COX_COMMAND_DECOMPOSE: return cox_command_decompose(options);
     case COX_COMMAND_EVALUATE: return cox_command_evaluate(options);
     }
     return COX_INTERNAL;

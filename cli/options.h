@@ -22,6 +22,7 @@ typedef enum cox_command {
     COX_COMMAND_ROUTES = 64,
     COX_COMMAND_EVALUATE = 128,
     COX_COMMAND_CAPTURE = 256,
+    COX_COMMAND_DECOMPOSE = 512,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -57,7 +58,7 @@ typedef struct cox_options {
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
     int64_t last, top, resamples; /* tokens of a prompt, rows of a table, bootstrap samples */
-    const char *measure;
+    const char *measure, *vector;
     /* input and output */
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
     const char *csv, *plot, *items;

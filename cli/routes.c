@@ -26,17 +26,19 @@ static int32_t n_last(const context *c, int32_t n_tokens)
 
 /* --- Counting, on every coordinator --- */
 
-static cox_status prepare(void *of, const cox_job *job, int32_t variant, cox_sequence_request *request)
+static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
+                          cox_sequence_request *request)
 {
-    (void)of, (void)job, (void)variant;
+    (void)of, (void)job, (void)variant, (void)scratch;
     request->wants_routes = true;
     return COX_OK;
 }
 
-static void on_routes(void *of, const cox_job *job, void *result, int32_t layer, int32_t position,
-                      const cox_traced_route *routes)
+static void on_routes(void *of, const cox_job *job, void *result, void *scratch, int32_t layer,
+                      int32_t position, const cox_traced_route *routes)
 {
     const context *c = of;
+    (void)scratch;
     counts_of_expert *counts = (counts_of_expert *)result + (size_t)layer * (size_t)c->n_experts;
     bool is_last = position >= job->n_tokens - n_last(c, job->n_tokens);
     if (is_last) counts[routes[0].expert][COX_ROUTES_TOP1]++;

@@ -1,0 +1,171 @@
+/* Parts of a direction as a table by layer with the largest experts, as JSON and CSV. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "cli/decompose.h"
+#include "cli/outputs.h"
+
+/* What shares are of: a less b where the reference stands. */
+static double whole_of(const cox_decomposition *d)
+{
+    size_t part = d->reference < 0 ? COX_PART_EMBEDDING : cox_part_after(d->reference);
+    return d->parts[part].difference.value;
+}
+
+static double share_of(const cox_decomposition *d, size_t part)
+{
+    return d->parts[part].difference.value / whole_of(d);
+}
+
+/* --- Table --- */
+
+static void print_part(const cox_decomposition *d, size_t part)
+{
+    const cox_interval *i = &d->parts[part].difference;
+    char text[64];
+    snprintf(text, sizeof text, "%+.3f [%+.3f, %+.3f]", i->value, i->low, i->high);
+    printf("  %-26s %6.1f%%", text, 100 * share_of(d, part));
+}
+
+typedef struct ranked {
+    double size;
+    int32_t layer, expert;
+} ranked;
+
+static int compare(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->size != y->size) return x->size < y->size ? 1 : -1;
+    return x->layer != y->layer ? x->layer - y->layer : x->expert - y->expert;
+}
+
+static cox_status print_experts(const cox_decomposition *d)
+{
+    size_t n = 0, n_all = (size_t)d->shape.n_layers * (size_t)d->shape.n_experts, n_shown = 0;
+    ranked *order = calloc(n_all, sizeof *order);
+    if (!order) return cox_fail(COX_NO_MEMORY, "out of memory");
+    for (int32_t l = 0; l < d->shape.n_layers; l++) {
+        for (int32_t e = 0; d->model->layers[l].is_moe && e < d->shape.n_experts; e++) {
+            double value = d->parts[cox_part_expert(d->shape, l, e)].difference.value;
+            order[n++] = (ranked){fabs(value), l, e};
+        }
+    }
+    qsort(order, n, sizeof *order, compare);
+    printf("%5s %6s  %-26s %7s  %8s %8s\n", "layer", "expert", "single expert", "share", "mean a", "mean b");
+    for (; n_shown < n && (int64_t)n_shown < d->options->top && order[n_shown].size > 0; n_shown++) {
+        size_t part = cox_part_expert(d->shape, order[n_shown].layer, order[n_shown].expert);
+        printf("%5d %6d", (int)order[n_shown].layer, (int)order[n_shown].expert);
+        print_part(d, part);
+        printf("  %+8.3f %+8.3f\n", d->parts[part].mean[0], d->parts[part].mean[1]);
+    }
+    printf("%zu of %zu experts, by the size of the difference\n", n_shown, n);
+    free(order);
+    return COX_OK;
+}
+
+static cox_status print_table(const cox_decomposition *d)
+{
+    double attention = 0, block = 0;
+    printf("direction %s of norm %.6g; a: %s, %d prompts; b: %s, %d prompts; token: %s\n", d->options->vector,
+           d->norm, d->classes[0].path, (int)d->classes[0].n, d->classes[1].path, (int)d->classes[1].n,
+           d->options->position);
+    printf("mean projection on the unit direction, a less b, with 95%% intervals (bootstrap over prompts);\n"
+           "shares are of %+.4f, what stands after layer %d\n",
+           whole_of(d), (int)d->reference);
+    printf("%5s  %-26s %7s  %-26s %7s  %-26s %7s\n", "layer", "attention writes", "share", "experts write",
+           "share", "after the layer", "share");
+    printf("%5s  %-26s %7s  %-26s %7s", "", "", "", "", "");
+    print_part(d, COX_PART_EMBEDDING);
+    putchar('\n');
+    for (int32_t l = 0; l < d->shape.n_layers; l++) {
+        printf("%5d", (int)l);
+        print_part(d, cox_part_attention(l));
+        print_part(d, cox_part_block(l));
+        print_part(d, cox_part_after(l));
+        putchar('\n');
+        if (l > d->reference) continue;
+        attention += share_of(d, cox_part_attention(l));
+        block += share_of(d, cox_part_block(l));
+    }
+    printf("up to layer %d: embedding %.1f%%, attention %.1f%%, experts %.1f%%\n", (int)d->reference,
+           100 * share_of(d, COX_PART_EMBEDDING), 100 * attention, 100 * block);
+    return print_experts(d);
+}
+
+/* --- JSON and CSV --- */
+
+static json_t *part_json(const cox_decomposition *d, size_t part)
+{
+    const cox_part *p = &d->parts[part];
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "a", p->mean[0], "b", p->mean[1], "difference",
+                     p->difference.value, "low", p->difference.low, "high", p->difference.high, "share",
+                     share_of(d, part));
+}
+
+static json_t *class_json(const cox_prompts *prompts)
+{
+    return json_pack("{s:s, s:s, s:i}", "file", prompts->path, "sha256", prompts->sha256, "prompts",
+                     (int)prompts->n);
+}
+
+static json_t *layer_json(const cox_decomposition *d, int32_t l)
+{
+    json_t *experts = json_array();
+    for (int32_t e = 0; d->model->layers[l].is_moe && e < d->shape.n_experts; e++)
+        json_array_append_new(experts, part_json(d, cox_part_expert(d->shape, l, e)));
+    return json_pack("{s:i, s:o, s:o, s:o, s:o}", "layer", (int)l, "attention",
+                     part_json(d, cox_part_attention(l)), "block", part_json(d, cox_part_block(l)), "after",
+                     part_json(d, cox_part_after(l)), "experts", experts);
+}
+
+static cox_status print_json(const cox_decomposition *d)
+{
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:s, s:f, s:i, s:s, s:{s:I, s:I}, s:o, s:o, s:o, s:[]}", "made",
+                  "decompose", "model", d->model->folder, "model_fingerprint", d->model->fingerprint,
+                  "vector", d->options->vector, "norm", d->norm, "reference_layer", (int)d->reference,
+                  "position", d->options->position, "bootstrap", "seed", (json_int_t)d->options->seed,
+                  "resamples", (json_int_t)d->options->resamples, "a", class_json(&d->classes[0]), "b",
+                  class_json(&d->classes[1]), "embedding", part_json(d, COX_PART_EMBEDDING), "layers");
+    if (!json) return cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
+    for (int32_t l = 0; l < d->shape.n_layers; l++)
+        json_array_append_new(json_object_get(json, "layers"), layer_json(d, l));
+    return cox_output_json(json);
+}
+
+static void print_csv_row(FILE *file, const cox_decomposition *d, const char *name, int32_t layer,
+                          int32_t expert, size_t part)
+{
+    const cox_part *p = &d->parts[part];
+    fprintf(file, "%s,%d,%d,%.12g,%.12g,%.12g,%.12g,%.12g,%.12g\n", name, (int)layer, (int)expert, p->mean[0],
+            p->mean[1], p->difference.value, p->difference.low, p->difference.high, share_of(d, part));
+}
+
+static void print_csv(FILE *file, const void *context)
+{
+    const cox_decomposition *d = context;
+    fputs("part,layer,expert,a,b,difference,low,high,share\n", file);
+    print_csv_row(file, d, "embedding", -1, -1, COX_PART_EMBEDDING);
+    for (int32_t l = 0; l < d->shape.n_layers; l++) {
+        print_csv_row(file, d, "attention", l, -1, cox_part_attention(l));
+        print_csv_row(file, d, "block", l, -1, cox_part_block(l));
+        print_csv_row(file, d, "after", l, -1, cox_part_after(l));
+        for (int32_t e = 0; d->model->layers[l].is_moe && e < d->shape.n_experts; e++)
+            print_csv_row(file, d, "expert", l, e, cox_part_expert(d->shape, l, e));
+    }
+}
+
+cox_status cox_decomposition_print(const cox_decomposition *d)
+{
+    if (!(fabs(whole_of(d)) > 0)) {
+        return cox_fail(COX_INVALID,
+                        "a and b do not differ along %s after layer %d, so there is nothing to divide; "
+                        "name another --layer",
+                        d->options->vector, (int)d->reference);
+    }
+    cox_status status = cox_output_write("--csv", d->options->csv, print_csv, d);
+    if (status != COX_OK) return status;
+    return d->options->is_json ? print_json(d) : print_table(d);
+}

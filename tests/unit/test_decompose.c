@@ -1,0 +1,151 @@
+/*
+ * Parts of a direction: they add up to the whole at every layer, and are those of transformers
+ * (scripts/references/decompose.py), experts one by one; the same on any schedule; what is refused.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "cli/commands.h"
+#include "tests/unit/command_output.h"
+#include "tests/unit/steering_model.h"
+
+enum { LAYERS = 6, EXPERTS = 16 };
+
+static cox_options options_of(const char *position)
+{
+    cox_options options;
+    cox_options_defaults(&options, COX_COMMAND_DECOMPOSE);
+    options.model = "models/olmoe-velk";
+    options.prompts_a = "tests/golden/direction/a.jsonl",
+    options.prompts_b = "tests/golden/direction/b.jsonl";
+    options.vector = "tests/golden/evaluate/v.safetensors#t";
+    options.position = position;
+    options.is_json = options.has_force = true;
+    options.resamples = 200;
+    options.kv_memory_bytes = 8 << 20;
+    options.progress = "none";
+    return options;
+}
+
+static json_t *decompose(const cox_options *options)
+{
+    cox_status status;
+    json_t *json = run_for_json(cox_command_decompose, options, path_of("out.json"), &status);
+    if (status != COX_OK) fail_msg("%s", cox_status_message());
+    return json;
+}
+
+static const json_t *layer_of(const json_t *json, size_t layer)
+{
+    return json_array_get(json_object_get(json, "layers"), layer);
+}
+
+static double real_of(const json_t *object, const char *key, const char *inner)
+{
+    const json_t *value = json_object_get(object, key);
+    if (inner) value = json_object_get(value, inner);
+    assert_true(json_is_number(value));
+    return json_number_value(value);
+}
+
+static void expect_near(double got, double wanted, double tolerance)
+{
+    if (!(fabs(got - wanted) <= tolerance)) fail_msg("%.12g, not %.12g", got, wanted);
+}
+
+/* Sums in f64 of rows in f32: what is left is the rounding of the residual stream's own additions. */
+static void expect_sums(const json_t *json, const char *key, const char *part_key)
+{
+    double sum = real_of(json_object_get(json, "embedding"), part_key, NULL);
+    for (size_t l = 0; l < LAYERS; l++) {
+        const json_t *layer = layer_of(json, l);
+        double experts = 0;
+        for (size_t e = 0; e < EXPERTS; e++) {
+            const json_t *expert = json_array_get(json_object_get(layer, "experts"), e);
+            experts += real_of(expert, part_key, NULL);
+        }
+        expect_near(experts, real_of(layer, "block", key), 1e-5);
+        sum += real_of(layer, "attention", key) + real_of(layer, "block", key);
+        expect_near(sum, real_of(layer, "after", key), 1e-5);
+    }
+}
+
+static void test_parts_add_up(void **state)
+{
+    (void)state;
+    static const char *const positions[] = {"last", "-2", "mean"};
+    for (size_t p = 0; p < 3; p++) {
+        const cox_options options = options_of(positions[p]);
+        json_t *json = decompose(&options);
+        expect_sums(json, "difference", "difference");
+        expect_sums(json, "a", "a");
+        expect_sums(json, "b", "b");
+        assert_int_equal(real_of(json, "reference_layer", NULL), LAYERS - 1); /* the vector does not say */
+        expect_near(real_of(layer_of(json, LAYERS - 1), "after", "share"), 1, 1e-12);
+        json_decref(json);
+    }
+}
+
+static void test_parts_are_those_of_transformers(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"attention", "block", "after"};
+    json_t *golden = NULL;
+    assert_int_equal(cox_json_load_file(&golden, "tests/golden/decompose.json"), COX_OK);
+    static const char *const positions[] = {"last", "mean"};
+    for (size_t p = 0; p < 2; p++) {
+        const cox_options options = options_of(positions[p]);
+        json_t *json = decompose(&options);
+        const json_t *wanted = json_object_get(golden, positions[p]);
+        expect_near(real_of(json, "embedding", "difference"), real_of(wanted, "embedding", NULL), 1e-5);
+        for (size_t l = 0; l < LAYERS; l++) {
+            const json_t *layer = layer_of(json, l), *other = layer_of(wanted, l);
+            for (size_t k = 0; k < 3; k++)
+                expect_near(real_of(layer, parts[k], "difference"), real_of(other, parts[k], NULL), 1e-5);
+            for (size_t e = 0; e < EXPERTS; e++) {
+                const json_t *expert = json_array_get(json_object_get(layer, "experts"), e);
+                const json_t *value = json_array_get(json_object_get(other, "experts"), e);
+                expect_near(real_of(expert, "difference", NULL), json_number_value(value), 1e-5);
+            }
+        }
+        /* The direction is the difference of the means after layer 3, at the last token. */
+        if (p == 0)
+            expect_near(real_of(layer_of(json, 3), "after", "difference"), real_of(json, "norm", NULL), 1e-4);
+        json_decref(json);
+    }
+    json_decref(golden);
+}
+
+static void test_the_schedule_changes_nothing(void **state)
+{
+    (void)state;
+    cox_options options = options_of("mean");
+    json_t *one = decompose(&options);
+    options.prefill_chunk = 3;
+    json_t *two = decompose(&options);
+    assert_true(json_equal(one, two));
+    options.layer = "3";
+    json_t *three = decompose(&options);
+    assert_int_equal(real_of(three, "reference_layer", NULL), 3);
+    expect_near(real_of(layer_of(three, 3), "after", "share"), 1, 1e-12);
+    json_decref(one);
+    json_decref(two);
+    json_decref(three);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parts_add_up),
+        cmocka_unit_test(test_parts_are_those_of_transformers),
+        cmocka_unit_test(test_the_schedule_changes_nothing),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
