@@ -9,6 +9,8 @@ gate weight is 1, so that the block's output is FFN_e(x); the direction is the d
 The first writes tests/golden/direction/experts-<model>: a.jsonl and b.jsonl (the first prompts of the organism's own lists)
 and golden.safetensors with `directions` f32 [layers, n_experts, positions, d_model], `norms` f32 [layers, n_experts,
 positions], the mean of |FFN_e(x)| over all prompts, and `positions` i32 from the end (tests/unit/test_expert_directions.c).
+It also writes tests/golden/experts/<model>.safetensors for every recorded random model of tests/golden/models: `layer.<l>` f32
+[2, n_experts, d_model], the forced block's output at the first and last token of its prompt (tests/unit/test_observe_experts.c).
 The second runs the program over --prompts prompts of each class at the last five positions and compares: exit code 1 when a
 direction differs by 1e-5 of its mean norm or more.
 """
@@ -25,8 +27,12 @@ import safetensors.torch
 import torch
 import transformers
 
+sys.path.append(str(pathlib.Path(__file__).parent))
+import checkpoint
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "tests" / "golden" / "direction"
+OUTPUTS = ROOT / "tests" / "golden" / "experts"
 CLASSES, N_RECORDED, RECORDED = {"a": "topic-how", "b": "ordinary-how"}, 6, (1, 3)
 PAPERS = (1, 2, 3, 4, 5)
 TOLERANCE, RAISED = 1e-5, 1e4
@@ -71,7 +77,7 @@ def forced_means(model, prompts, positions):
     """Means f64 [layers, n_experts, positions, d_model] of the forced block's output, sums of its norms, and the number of
     forward passes."""
     blocks = model.model.layers
-    n_experts = model.config.num_local_experts if hasattr(model.config, "num_local_experts") else model.config.num_experts
+    n_experts = n_experts_of(model.config)
     shape = (len(blocks), n_experts, len(positions))
     sums = torch.zeros(*shape, model.config.hidden_size, dtype=torch.float64)
     norms, n_passes = torch.zeros(shape, dtype=torch.float64), 0
@@ -135,6 +141,40 @@ def record(folder, check):
     return True
 
 
+def n_experts_of(config):
+    return config.num_local_experts if hasattr(config, "num_local_experts") else config.num_experts
+
+
+@torch.no_grad()
+def record_outputs(folder, check):
+    """Of a random model: every expert's output at the first and last token of its recorded prompt."""
+    model = checkpoint.load(folder, torch.float32)
+    ids = safetensors.torch.load_file(folder / "golden.safetensors")["prompt"].reshape(1, -1).long()
+    tensors = {}
+    for l, block in enumerate(model.model.layers):
+        if not hasattr(block.mlp, "experts"):
+            continue
+        rows, seen = [], {}
+        hook = block.mlp.register_forward_hook(
+            lambda _m, _a, out: seen.update(y=(out[0] if isinstance(out, tuple) else out)))
+        for e in range(n_experts_of(model.config)):
+            with Forced(router_of(block), e):
+                model.model(ids, use_cache=False)
+            rows.append(seen["y"].reshape(ids.shape[1], -1)[[0, -1]])
+        hook.remove()
+        tensors[f"layer.{l}"] = torch.stack(rows, dim=1).contiguous()
+    golden = OUTPUTS / f"{folder.name}.safetensors"
+    if check:
+        recorded = safetensors.torch.load_file(golden)
+        worst = max(((recorded[k] - t).norm(dim=-1) / t.norm(dim=-1)).max().item() for k, t in tensors.items())
+        print(f"{folder.name}: worst difference {worst:.2g} of the norm")
+        return set(recorded) == set(tensors) and worst < TOLERANCE
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, golden, {"transformers": transformers.__version__, "torch": torch.__version__})
+    print(f"{folder.name}: {golden.stat().st_size} bytes")
+    return True
+
+
 def compare(folder, coxswain, n):
     with tempfile.TemporaryDirectory() as place:
         files = put_prompts(folder, pathlib.Path(place), n)
@@ -168,6 +208,9 @@ def main():
     folders = [p.parent for p in sorted((ROOT / "models").glob("*/config.json")) if not args.models or p.parent.name in args.models]
     run = (lambda f: compare(f, args.coxswain.resolve(), args.prompts)) if args.coxswain else (lambda f: record(f, args.check))
     results = [run(folder) for folder in folders]
+    if not args.coxswain and not args.models:
+        recordings = sorted((ROOT / "tests" / "golden" / "models").glob("*/config.json"))
+        results += [record_outputs(path.parent, args.check) for path in recordings]
     sys.exit(not results or not all(results))
 
 

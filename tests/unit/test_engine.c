@@ -132,6 +132,37 @@ static void expect_refusal(harness *h, cox_sequence_request r, cox_status status
     assert_int_equal(cox_engine_n_sequences(harness_engine(h)), 0);
 }
 
+/* The same bits as among all positions, and of no position before. */
+static void test_logits_from_a_position_on(void **state)
+{
+    (void)state;
+    size_t vocab_size = (size_t)g->vocab_size, n = (size_t)g->n_prompt * vocab_size;
+    float *logits[2];
+    for (int i = 0; i < 2; i++) {
+        harness *h = open_with(cox_engine_options_defaults());
+        harness_result result = {.tokens = calloc(1, sizeof(int32_t)), .logits = calloc(n, sizeof(float))};
+        const cox_sequence_request r = {.prompt = g->prompt,
+                                        .n_prompt = g->n_prompt,
+                                        .sampling = cox_sampling_defaults(),
+                                        .wants_logits = true,
+                                        .logits_from = i ? g->n_prompt - 2 : 0};
+        harness_expect(h, &result);
+        assert_int_equal(cox_engine_submit(harness_engine(h), &r), COX_OK);
+        while (cox_engine_n_sequences(harness_engine(h)))
+            assert_int_equal(cox_engine_step(harness_engine(h)), COX_OK);
+        logits[i] = result.logits;
+        result.logits = NULL;
+        harness_result_free(&result);
+        assert_int_equal(harness_finish(h), COX_OK);
+        harness_close(h);
+    }
+    size_t n_before = n - 2 * vocab_size;
+    for (size_t i = 0; i < n_before; i++) assert_true(logits[1][i] == 0);
+    assert_memory_equal(logits[0] + n_before, logits[1] + n_before, 2 * vocab_size * sizeof(float));
+    free(logits[0]);
+    free(logits[1]);
+}
+
 static void test_requests_that_cannot_be_served_are_refused(void **state)
 {
     (void)state;
@@ -184,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_the_step_takes_nothing_from_the_heap),
         cmocka_unit_test(test_sequences_that_lose_their_pages_come_back_the_same),
         cmocka_unit_test(test_prefixes_are_reused),
+        cmocka_unit_test(test_logits_from_a_position_on),
         cmocka_unit_test(test_requests_that_cannot_be_served_are_refused),
     };
     return cmocka_run_group_tests(tests, open_cluster, close_cluster);

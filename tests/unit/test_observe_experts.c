@@ -1,7 +1,8 @@
 /*
  * Outputs of experts on show: routed ones are the terms of the layer's sum, counterfactual ones are there for
- * every expert asked for and have the routed one's bits where the row was routed, whatever the schedule and
- * whatever the row's plan does at expert_out; and showing costs the heap nothing.
+ * every expert asked for, are what transformers gives when the router is forced, and have the routed one's
+ * bits where the row was routed, whatever the schedule and whatever the row's plan does at expert_out; and
+ * showing costs the heap nothing.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,7 +13,10 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <stdio.h>
+#include <unistd.h>
 
+#include "model/checkpoint.h"
 #include "tests/support/allocations.h"
 #include "tests/support/harness.h"
 
@@ -171,6 +175,73 @@ static void test_counterfactual_outputs_are_the_routed_ones_where_routed(void **
         golden_free(g);
     }
     golden_list_free(folders);
+}
+
+/* The recorded outputs of a random model's experts, or NULL; the reader wants a checkpoint's name. */
+static cox_checkpoint *recorded_outputs(const char *model)
+{
+    char path[256], target[4096], folder_of_link[] = "/tmp/coxswain-experts-XXXXXX", link[64];
+    snprintf(path, sizeof path, "tests/golden/experts/%s.safetensors", strrchr(model, '/') + 1);
+    if (!realpath(path, target)) return NULL;
+    assert_non_null(mkdtemp(folder_of_link));
+    snprintf(link, sizeof link, "%s/model.safetensors", folder_of_link);
+    assert_int_equal(symlink(target, link), 0);
+    cox_checkpoint *file = NULL;
+    if (cox_checkpoint_open(&file, folder_of_link) != COX_OK) fail_msg("%s", cox_status_message());
+    unlink(link);
+    rmdir(folder_of_link);
+    return file;
+}
+
+static double distance_of_norm(const float *found, const float *wanted, int32_t n)
+{
+    double off = 0, norm = 0;
+    for (int32_t i = 0; i < n; i++) {
+        off += ((double)found[i] - (double)wanted[i]) * ((double)found[i] - (double)wanted[i]);
+        norm += (double)wanted[i] * (double)wanted[i];
+    }
+    return sqrt(off / norm);
+}
+
+/* What transformers' own expert blocks give when the router is forced, at the first and last token of the
+ * prompt, for every random model (scripts/references/expert_directions.py). */
+static void test_outputs_are_those_of_transformers(void **state)
+{
+    (void)state;
+    char **folders = golden_list();
+    int32_t n_models = 0;
+    double worst = 0;
+    for (char **f = folders; *f; f++) {
+        cox_checkpoint *recorded = recorded_outputs(*f);
+        if (!recorded) continue; /* a trained model: test_expert_directions.c */
+        golden *g = golden_load(*f);
+        assert_true(g->n_prompt <= MAX_POSITIONS);
+        seen s;
+        open_model(&s, g->model, cox_engine_options_defaults());
+        run(&s, g,
+            &(cox_observation){.sites = at_experts, .positions = everywhere, .is_counterfactual = true}, 0,
+            NULL);
+        for (int32_t l = 0; l < s.n_layers; l++) {
+            char name[32];
+            snprintf(name, sizeof name, "layer.%d", l);
+            const cox_tensor *tensor = cox_checkpoint_find(recorded, name);
+            assert_int_equal(tensor != NULL, harness_model(s.h)->layers[l].is_moe);
+            for (int32_t i = 0; i < 2 * s.n_experts && tensor; i++) {
+                int32_t position = i < s.n_experts ? 0 : g->n_prompt - 1;
+                const float *wanted =
+                    (const float *)(const void *)tensor->data + (size_t)i * (size_t)s.d_model;
+                worst = fmax(worst,
+                             distance_of_norm(row_of(&s, l, position, i % s.n_experts), wanted, s.d_model));
+            }
+        }
+        n_models++;
+        close_model(&s);
+        cox_checkpoint_close(recorded);
+        golden_free(g);
+    }
+    golden_list_free(folders);
+    printf("%d models, worst difference %.3g of the norm of FFN_e(x)\n", n_models, worst);
+    assert_true(n_models >= 11 && worst < 1e-5);
 }
 
 /* With one expert's output at moe_out alone (the others scaled to nothing by a plan), what is shown is what
@@ -365,6 +436,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counterfactual_outputs_are_the_routed_ones_where_routed),
+        cmocka_unit_test(test_outputs_are_those_of_transformers),
         cmocka_unit_test(test_routed_outputs_are_what_the_layer_sums),
         cmocka_unit_test(test_counterfactual_outputs_are_not_steered),
         cmocka_unit_test(test_only_the_experts_and_rows_asked_for_are_shown),
