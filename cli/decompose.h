@@ -46,10 +46,13 @@ static inline size_t cox_part_expert(cox_parts p, int32_t layer, int32_t expert)
     return 1 + 3 * (size_t)p.n_layers + (size_t)layer * (size_t)p.n_experts + (size_t)expert;
 }
 
-/* Of one part: mean projections on the unit direction in a and in b, and a less b. */
+/* Of one part: mean projections on the unit direction in a and in b, and a less b; and with --effects what
+ * ablating the direction in this part alone does to the log-odds, in a and in b. */
 typedef struct cox_part {
     double mean[2];
     cox_interval difference;
+    bool has_effect;
+    cox_interval effect[2];
 } cox_part;
 
 typedef struct cox_decomposition {
@@ -59,8 +62,11 @@ typedef struct cox_decomposition {
     const cox_vector *vector;
     double norm; /* of the vector */
     cox_parts shape;
-    cox_part *parts;   /* [cox_parts_n(shape)] */
-    int32_t reference; /* shares are of what stands after this layer; -1: of the embedding */
+    cox_part *parts; /* [cox_parts_n(shape)] */
+    bool has_effects;
+    cox_interval log_odds[2];   /* clean, in a and in b */
+    cox_interval everywhere[2]; /* effect of ablating the direction after every layer */
+    int32_t reference;          /* shares are of what stands after this layer; -1: of the embedding */
 } cox_decomposition;
 
 /* Table or JSON on standard output, and the files that the options name. Errors: IO, NO_MEMORY. */

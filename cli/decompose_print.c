@@ -29,6 +29,16 @@ static void print_part(const cox_decomposition *d, size_t part)
     printf("  %-26s %6.1f%%", text, 100 * share_of(d, part));
 }
 
+static void print_effect(const cox_interval effect[2])
+{
+    for (int c = 0; c < 2; c++) {
+        const cox_interval *i = &effect[c];
+        char text[64];
+        snprintf(text, sizeof text, "%+.3f [%+.3f, %+.3f]", i->value, i->low, i->high);
+        printf("  %-26s", text);
+    }
+}
+
 typedef struct ranked {
     double size;
     int32_t layer, expert;
@@ -41,28 +51,58 @@ static int compare(const void *a, const void *b)
     return x->layer != y->layer ? x->layer - y->layer : x->expert - y->expert;
 }
 
+/* What experts are sorted by: the effect on a where it was measured, else what they write. */
+static double size_of(const cox_part *part)
+{
+    return fabs(part->has_effect ? part->effect[0].value : part->difference.value);
+}
+
 static cox_status print_experts(const cox_decomposition *d)
 {
+    bool has_effects = false;
     size_t n = 0, n_all = (size_t)d->shape.n_layers * (size_t)d->shape.n_experts, n_shown = 0;
     ranked *order = calloc(n_all, sizeof *order);
     if (!order) return cox_fail(COX_NO_MEMORY, "out of memory");
     for (int32_t l = 0; l < d->shape.n_layers; l++) {
         for (int32_t e = 0; d->model->layers[l].is_moe && e < d->shape.n_experts; e++) {
-            double value = d->parts[cox_part_expert(d->shape, l, e)].difference.value;
-            order[n++] = (ranked){fabs(value), l, e};
+            has_effects = has_effects || d->parts[cox_part_expert(d->shape, l, e)].has_effect;
+            order[n++] = (ranked){size_of(&d->parts[cox_part_expert(d->shape, l, e)]), l, e};
         }
     }
     qsort(order, n, sizeof *order, compare);
-    printf("%5s %6s  %-26s %7s  %8s %8s\n", "layer", "expert", "single expert", "share", "mean a", "mean b");
+    printf("%5s %6s  %-26s %7s  %8s %8s", "layer", "expert", "single expert", "share", "mean a", "mean b");
+    if (has_effects) printf("  %-26s  %-26s", "ablated there: a", "b");
+    putchar('\n');
     for (; n_shown < n && (int64_t)n_shown < d->options->top && order[n_shown].size > 0; n_shown++) {
         size_t part = cox_part_expert(d->shape, order[n_shown].layer, order[n_shown].expert);
         printf("%5d %6d", (int)order[n_shown].layer, (int)order[n_shown].expert);
         print_part(d, part);
-        printf("  %+8.3f %+8.3f\n", d->parts[part].mean[0], d->parts[part].mean[1]);
+        printf("  %+8.3f %+8.3f", d->parts[part].mean[0], d->parts[part].mean[1]);
+        if (has_effects) print_effect(d->parts[part].effect);
+        putchar('\n');
     }
-    printf("%zu of %zu experts, by the size of the difference\n", n_shown, n);
+    printf("%zu of %zu experts, by the size of the %s\n", n_shown, n,
+           has_effects ? "effect on a" : "difference");
     free(order);
     return COX_OK;
+}
+
+/* What ablating at one place alone does, under the table of what is written there. */
+static void print_effects(const cox_decomposition *d)
+{
+    if (!d->has_effects) return;
+    printf("log-odds of the first tokens: a %+.3f, b %+.3f; changed by ablating the direction at one place "
+           "alone:\n",
+           d->log_odds[0].value, d->log_odds[1].value);
+    printf("%5s  %-26s  %-26s  %-26s  %-26s\n%5s", "layer", "attention: a", "b", "experts: a", "b", "all");
+    print_effect(d->everywhere);
+    printf("  (after every layer)\n");
+    for (int32_t l = 0; l < d->shape.n_layers; l++) {
+        printf("%5d", (int)l);
+        print_effect(d->parts[cox_part_attention(l)].effect);
+        print_effect(d->parts[cox_part_block(l)].effect);
+        putchar('\n');
+    }
 }
 
 static cox_status print_table(const cox_decomposition *d)
@@ -91,17 +131,30 @@ static cox_status print_table(const cox_decomposition *d)
     }
     printf("up to layer %d: embedding %.1f%%, attention %.1f%%, experts %.1f%%\n", (int)d->reference,
            100 * share_of(d, COX_PART_EMBEDDING), 100 * attention, 100 * block);
+    print_effects(d);
     return print_experts(d);
 }
 
 /* --- JSON and CSV --- */
 
+static json_t *effect_json(const cox_interval effect[2])
+{
+    json_t *sides[2];
+    for (int c = 0; c < 2; c++) {
+        sides[c] = json_pack("{s:f, s:f, s:f}", "value", effect[c].value, "low", effect[c].low, "high",
+                             effect[c].high);
+    }
+    return json_pack("{s:o, s:o}", "a", sides[0], "b", sides[1]);
+}
+
 static json_t *part_json(const cox_decomposition *d, size_t part)
 {
     const cox_part *p = &d->parts[part];
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "a", p->mean[0], "b", p->mean[1], "difference",
-                     p->difference.value, "low", p->difference.low, "high", p->difference.high, "share",
-                     share_of(d, part));
+    json_t *json = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "a", p->mean[0], "b", p->mean[1], "difference",
+                             p->difference.value, "low", p->difference.low, "high", p->difference.high,
+                             "share", share_of(d, part));
+    if (p->has_effect) json_object_set_new(json, "effect", effect_json(p->effect));
+    return json;
 }
 
 static json_t *class_json(const cox_prompts *prompts)
@@ -132,6 +185,11 @@ static cox_status print_json(const cox_decomposition *d)
     if (!json) return cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
     for (int32_t l = 0; l < d->shape.n_layers; l++)
         json_array_append_new(json_object_get(json, "layers"), layer_json(d, l));
+    if (d->has_effects) {
+        json_object_set_new(json, "rules", json_string(d->options->rules));
+        json_object_set_new(json, "log_odds", effect_json(d->log_odds));
+        json_object_set_new(json, "everywhere", effect_json(d->everywhere));
+    }
     return cox_output_json(json);
 }
 
@@ -139,14 +197,24 @@ static void print_csv_row(FILE *file, const cox_decomposition *d, const char *na
                           int32_t expert, size_t part)
 {
     const cox_part *p = &d->parts[part];
-    fprintf(file, "%s,%d,%d,%.12g,%.12g,%.12g,%.12g,%.12g,%.12g\n", name, (int)layer, (int)expert, p->mean[0],
+    fprintf(file, "%s,%d,%d,%.12g,%.12g,%.12g,%.12g,%.12g,%.12g", name, (int)layer, (int)expert, p->mean[0],
             p->mean[1], p->difference.value, p->difference.low, p->difference.high, share_of(d, part));
+    for (int c = 0; c < 2; c++) {
+        if (p->has_effect) {
+            fprintf(file, ",%.12g,%.12g,%.12g", p->effect[c].value, p->effect[c].low, p->effect[c].high);
+        } else {
+            fputs(",,,", file);
+        }
+    }
+    fputc('\n', file);
 }
 
 static void print_csv(FILE *file, const void *context)
 {
     const cox_decomposition *d = context;
-    fputs("part,layer,expert,a,b,difference,low,high,share\n", file);
+    fputs("part,layer,expert,a,b,difference,low,high,share,effect_a,effect_a_low,effect_a_high,"
+          "effect_b,effect_b_low,effect_b_high\n",
+          file);
     print_csv_row(file, d, "embedding", -1, -1, COX_PART_EMBEDDING);
     for (int32_t l = 0; l < d->shape.n_layers; l++) {
         print_csv_row(file, d, "attention", l, -1, cox_part_attention(l));

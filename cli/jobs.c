@@ -116,7 +116,7 @@ static cox_status take_memory(share *s)
 
 static place *place_of(share *s, uint64_t id)
 {
-    return &s->places[id / COX_MAX_JOB_VARIANTS];
+    return &s->places[id / (uint64_t)s->question->n_variants];
 }
 
 static const cox_job *job_of(const share *s, const place *p)
@@ -145,8 +145,8 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
     share *s = context;
     place *p = place_of(s, id);
     s->question->on_logits(s->question->context, job_of(s, p), s->tokens[p->job],
-                           (int32_t)(id % COX_MAX_JOB_VARIANTS), result_of(s, p), scratch_of(s, p), position,
-                           logits);
+                           (int32_t)(id % (uint64_t)s->question->n_variants), result_of(s, p),
+                           scratch_of(s, p), position, logits);
 }
 
 static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
@@ -198,7 +198,8 @@ static cox_status submit(share *s, cox_engine *engine, place *p)
     memset(scratch_of(s, p), 0, s->question->scratch_bytes);
     const cox_job *job = job_of(s, p);
     for (int32_t v = 0; v < s->question->n_variants; v++) {
-        cox_sequence_request request = {.id = (uint64_t)(p - s->places) * COX_MAX_JOB_VARIANTS + (uint64_t)v,
+        cox_sequence_request request = {.id = (uint64_t)(p - s->places) * (uint64_t)s->question->n_variants +
+                                              (uint64_t)v,
                                         .prompt = s->tokens[p->job],
                                         .n_prompt = job->n_tokens,
                                         .sampling = cox_sampling_defaults()};

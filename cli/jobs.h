@@ -1,5 +1,5 @@
 /*
- * A list of token sequences, each computed once (or twice, as two variants) by some coordinator, with what a
+ * A list of token sequences, each computed by some coordinator, once or in several variants, with what a
  * command wants to see of them; of each comes a result of fixed size, and rank 0 gets them all in the order
  * of the list. So a result depends on its sequence alone, not on ranks, coordinators or batch mates.
  */
@@ -9,8 +9,6 @@
 #include "cli/prompts.h"
 #include "cli/run.h"
 #include "coordinator/engine.h"
-
-enum { COX_MAX_JOB_VARIANTS = 2 };
 
 /* One sequence; its tokens lie in cox_jobs. */
 typedef struct cox_job {
@@ -38,7 +36,7 @@ typedef struct cox_job_question {
     const char *label;        /* of the progress, static */
     const char *const *paths; /* of cox_job.file; the same on all ranks */
     void *context;
-    int32_t n_variants;   /* 1 or 2 */
+    int32_t n_variants;   /* 1 or more; all of a job are on their way together */
     size_t result_bytes;  /* of a job; zeroed at first */
     size_t scratch_bytes; /* beside it, of a job on its way; zeroed at first */
     int32_t n_at_once;    /* jobs on their way at most, 1 or more */

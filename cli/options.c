@@ -80,7 +80,7 @@ static const option_row table[] = {
      "the output of a batch, to be judged"},
     {"--baseline", EVALUATE, TEXT_VALUE, AT(baseline), "FILE", 0, 0, false,
      "the output of another batch with the same custom_ids, to compare with"},
-    {"--rules", EVALUATE, TEXT_VALUE, AT(rules), "FILE.json", 0, 0, false,
+    {"--rules", EVALUATE | DECOMPOSE, TEXT_VALUE, AT(rules), "FILE.json", 0, 0, false,
      "how answers are judged, and the first tokens of the log-odds"},
     {"--prompts", EVALUATE, TEXTS, AT(prompt_files), "FILE", 0, 0, false,
      "the prompts, one JSON object a line, with the fields that rules and --by ask for; may be given several "
@@ -150,6 +150,9 @@ static const option_row table[] = {
      "shares are of what stands after this layer (default: the vector's own, else the last)"},
     {"--position", DECOMPOSE, TEXT_VALUE, AT(position), "last|-K|mean", 0, 0, false,
      "which token of a prompt: the last, the K-th from its end, or the mean over all (default last)"},
+    {"--effects", DECOMPOSE, CHOICE, AT(effects), "layers|experts", 0, 0, false,
+     "also what ablating the direction at one place alone does to the log-odds: at attention and experts of "
+     "each layer; or at each single expert too"},
     {"--last", ROUTES, INTEGER, AT(last), "K", 1, INT32_MAX, false,
      "the tokens of a prompt that count, from its end (default 5)"},
     {"--measure", ROUTES, CHOICE, AT(measure), "top1|topk|risk", 0, 0, false,

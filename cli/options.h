@@ -58,7 +58,7 @@ typedef struct cox_options {
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
     int64_t last, top, resamples; /* tokens of a prompt, rows of a table, bootstrap samples */
-    const char *measure, *vector;
+    const char *measure, *vector, *effects;
     /* input and output */
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
     const char *csv, *plot, *items;

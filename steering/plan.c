@@ -4,6 +4,7 @@
  */
 #include "steering/plan.h"
 
+#include <math.h>
 #include <sha2.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,50 @@ cox_status cox__plan_finish(cox_plan *plan)
     }
     plan->hash = first_bytes(&sha);
     return build_index(plan);
+}
+
+static cox_status fill_ablation(cox_plan *plan, const float *vector, cox_site site, int32_t layer,
+                                int32_t expert)
+{
+    size_t width = (size_t)plan->d_model;
+    cox_intervention *v = cox_arena_alloc(plan->arena, sizeof *v);
+    uint8_t *layers = cox_arena_alloc(plan->arena, (size_t)plan->n_layers);
+    uint8_t *experts = expert < 0 ? NULL : cox_arena_alloc(plan->arena, (size_t)plan->n_experts);
+    float *copy = cox_arena_array(plan->arena, width, sizeof *copy);
+    float *unit = cox_arena_array(plan->arena, width, sizeof *unit);
+    if (!v || !layers || (expert >= 0 && !experts) || !copy || !unit) return COX_NO_MEMORY;
+    memcpy(copy, vector, width * sizeof *copy);
+    for (int32_t l = 0; l < plan->n_layers; l++) layers[l] = layer < 0 || l == layer;
+    if (experts) experts[expert] = 1;
+    if (!cox__unit_of(copy, plan->d_model, unit)) return cox_fail(COX_INVALID, "a direction of norm 0");
+    *v = (cox_intervention){.site = site,
+                            .op = COX_OP_ABLATE,
+                            .weighting = COX_WEIGHTING_ROUTED,
+                            .strength = 1,
+                            .layers = layers,
+                            .experts = experts,
+                            .width = plan->d_model,
+                            .vector = copy,
+                            .unit = unit,
+                            .positions = {.span = COX_SPAN_ALL}};
+    v->vector_norm = (float)sqrt(cox__dot_f64(copy, copy, plan->d_model));
+    plan->interventions = v;
+    plan->n = 1;
+    return cox__plan_finish(plan);
+}
+
+cox_status cox_plan_make_ablation(cox_plan **plan, const cox_model *model, const float *vector, cox_site site,
+                                  int32_t layer, int32_t expert)
+{
+    cox_plan *fresh = NULL;
+    cox_status status = cox__plan_create(&fresh, model->n_layers, model->router.n_experts, model->d_model);
+    if (status != COX_OK) return status;
+    status = fill_ablation(fresh, vector, site, layer, expert);
+    if (status != COX_OK)
+        cox_plan_free(fresh);
+    else
+        *plan = fresh;
+    return status;
 }
 
 cox_status cox_plan_fix_positions(const cox_plan *plan, int32_t n_prompt, cox_plan **fixed)

@@ -137,6 +137,13 @@ void cox_plan_free(cox_plan *plan); /* NULL is allowed */
  * allocation. */
 const int32_t *cox_plan_at(const cox_plan *plan, int32_t layer, cox_site site, int32_t *n);
 /*
+ * The plan of one intervention: `ablate` of vector [model->d_model] with strength 1 at every position, at a
+ * site of the residual stream's width, in one layer (-1: in all), of one expert at expert_out (weighting
+ * routed; else -1). Errors: INVALID (the vector is 0), NO_MEMORY.
+ */
+cox_status cox_plan_make_ablation(cox_plan **plan, const cox_model *model, const float *vector, cox_site site,
+                                  int32_t layer, int32_t expert);
+/*
  * The plan for a sequence whose prompt and continuation are fed together: positions of a phase ("prompt",
  * "generated", the last k) become the ranges that they are with n_prompt prompt tokens. [out] *fixed: a plan
  * of its own, unnamed. Errors: NO_MEMORY.

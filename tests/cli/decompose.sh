@@ -18,6 +18,13 @@ check "where they are the whole" grep -Eq '^ +3 .* 100\.0%$' "$work/table.txt"
 check "shares are summed up" grep -Eq '^up to layer 3: embedding 0.0%, attention [0-9.]+%, experts -?[0-9.]+%$' "$work/table.txt"
 check "four experts" grep -q '^4 of 96 experts' "$work/table.txt"
 check "the CSV has all parts" test "$(wc -l < "$work/d.csv")" = $((1 + 1 + 3 * 6 + 96))
+decompose --vector "$v#resid_post.3" --rules "$model/rules.json" --effects experts --json > "$work/one.json"
+decompose --vector "$v#resid_post.3" --rules "$model/rules.json" --effects experts --json --ranks 3 --coordinators 2 > "$work/more.json"
+check "effects are measured" test -s "$work/one.json"
+check "effects are the same on more ranks" cmp "$work/one.json" "$work/more.json"
+check "there are 2 * 6 + 96 and everywhere" test "$(grep -Ec '"(effect|everywhere)": ' "$work/one.json")" = 109
+decompose --vector "$v#resid_post.3" --rules "$model/rules.json" --effects layers > "$work/table.txt"
+check "their table" grep -Eq '^  all .*\(after every layer\)$' "$work/table.txt"
 decompose --vector "$v#resid_pre.2" > /dev/null
 check "a name that is not there is told" grep -q "resid_pre.2" "$work/err.txt"
 
@@ -29,6 +36,7 @@ refuses 2 "--position .*: one token" "${base[@]}" --vector "$v#resid_post.3" --p
 refuses 2 "--layer .*: one layer" "${base[@]}" --vector "$v#resid_post.3" --layer 1,2
 refuses 2 "layers 0 to 5" "${base[@]}" --vector "$v#resid_post.3" --layer 6
 refuses 2 "line 1: the prompt has .* none is number 900" "${base[@]}" --vector "$v#resid_post.3" --position -900
+refuses 2 "--effects needs --rules" "${base[@]}" --vector "$v#resid_post.3" --effects layers
 refuses 2 "--csv .* exists" "${base[@]}" --vector "$v#resid_post.3" --csv "$work/d.csv"
 refuses 2 "do not differ" decompose --model "$model" --a "$a" --b "$a" --limit 4 --vector "$v#resid_post.3"
 finish

@@ -140,12 +140,90 @@ static void test_the_schedule_changes_nothing(void **state)
     json_decref(three);
 }
 
+/* --- Effects: the same as `evaluate` finds for a plan of that one intervention --- */
+
+/* Change of the mean log-odds of a class's prompts by a plan. */
+static json_t *evaluate_plan(const char *place, const char *prompts)
+{
+    char vector[4096], text[5000];
+    assert_non_null(realpath("tests/golden/evaluate/v.safetensors", vector));
+    snprintf(text, sizeof text, "{\"interventions\": [{\"op\": \"ablate\", \"vector\": \"%s\", %s}]}", vector,
+             place);
+    char path[128];
+    snprintf(path, sizeof path, "%s/plan.json", test_folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    cox_options options;
+    cox_options_defaults(&options, COX_COMMAND_EVALUATE);
+    options.model = "models/olmoe-velk", options.rules = "models/olmoe-velk/rules.json";
+    options.prompt_files = (cox_texts){&prompts, 1};
+    options.plan = path;
+    options.is_json = true;
+    options.resamples = 200;
+    options.kv_memory_bytes = 8 << 20;
+    options.progress = "none";
+    cox_status status;
+    json_t *json = run_for_json(cox_command_evaluate, &options, path_of("out.json"), &status);
+    if (status != COX_OK) fail_msg("%s", cox_status_message());
+    const json_t *all = json_array_get(json_object_get(json, "groups"), 0);
+    json_t *found = json_incref(json_array_get(json_object_get(all, "measures"), 0));
+    assert_string_equal(json_string_value(json_object_get(found, "name")), "log_odds");
+    json_decref(json);
+    return found;
+}
+
+static void expect_effect(const json_t *effect, const json_t *log_odds, const char *place)
+{
+    static const char *const classes[] = {"a", "b"};
+    static const char *const files[] = {"tests/golden/direction/a.jsonl", "tests/golden/direction/b.jsonl"};
+    for (size_t c = 0; c < 2; c++) {
+        json_t *measure = evaluate_plan(place, files[c]);
+        const json_t *got = json_object_get(effect, classes[c]);
+        assert_true(real_of(got, "value", NULL) == real_of(measure, "difference", "value"));
+        assert_true(real_of(got, "low", NULL) == real_of(measure, "difference", "low"));
+        assert_true(real_of(got, "high", NULL) == real_of(measure, "difference", "high"));
+        assert_true(real_of(log_odds, classes[c], "value") == real_of(measure, "baseline", "value"));
+        assert_true(real_of(got, "value", NULL) != 0);
+        json_decref(measure);
+    }
+}
+
+static void test_effects_are_those_of_plans(void **state)
+{
+    (void)state;
+    cox_options options = options_of("last");
+    options.effects = "experts", options.rules = "models/olmoe-velk/rules.json";
+    json_t *json = decompose(&options);
+    const json_t *clean = json_object_get(json, "log_odds");
+    expect_effect(json_object_get(json, "everywhere"), clean, "\"site\": \"resid_post\", \"layer\": \"all\"");
+    expect_effect(json_object_get(json_object_get(layer_of(json, 3), "attention"), "effect"), clean,
+                  "\"site\": \"attn_out\", \"layer\": 3");
+    expect_effect(json_object_get(json_object_get(layer_of(json, 4), "block"), "effect"), clean,
+                  "\"site\": \"moe_out\", \"layer\": 4");
+    const json_t *expert = json_array_get(json_object_get(layer_of(json, 4), "experts"), 1);
+    expect_effect(json_object_get(expert, "effect"), clean,
+                  "\"site\": \"expert_out\", \"layer\": 4, \"expert\": 1, \"weighting\": \"routed\"");
+    options.prefill_chunk = 3, options.effects = "layers";
+    json_t *layers = decompose(&options);
+    assert_true(json_equal(json_object_get(json_object_get(layer_of(layers, 3), "attention"), "effect"),
+                           json_object_get(json_object_get(layer_of(json, 3), "attention"), "effect")));
+    assert_null(
+        json_object_get(json_array_get(json_object_get(layer_of(layers, 4), "experts"), 1), "effect"));
+    options.rules = NULL;
+    assert_int_equal(cox_command_decompose(&options), COX_INVALID);
+    json_decref(layers);
+    json_decref(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parts_add_up),
         cmocka_unit_test(test_parts_are_those_of_transformers),
         cmocka_unit_test(test_the_schedule_changes_nothing),
+        cmocka_unit_test(test_effects_are_those_of_plans),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
