@@ -52,6 +52,7 @@ cox_engine_options cox_run_engine_options(const cox_options *options, int32_t si
     if (engine.max_rows < engine.prefill_chunk) engine.max_rows = engine.prefill_chunk;
     engine.n_slots = options->micro_batches ? (int32_t)options->micro_batches : size > 1 ? 2 : 1;
     engine.kv_bytes = options->kv_memory_bytes;
+    if (options->residual_memory_bytes != UINT64_MAX) engine.residual_bytes = options->residual_memory_bytes;
     return engine;
 }
 

@@ -65,7 +65,7 @@ typedef struct option_row {
     kind kind;
     size_t offset;     /* in cox_options */
     const char *value; /* what --help calls it; of CHOICE the allowed words with | between */
-    double low, high;  /* of INTEGER and NUMBER */
+    double low, high;  /* of INTEGER and NUMBER; BYTES: above low */
     bool is_required;
     const char *help;
 } option_row;
@@ -237,6 +237,9 @@ static const option_row table[] = {
      "(default auto)"},
     {"--kv-memory", RUNS | INSPECT, BYTES, AT(kv_memory_bytes), "BYTES", 0, 0, false,
      "memory of the KV cache of each coordinator: 512M, 4G (default: by the model's context)"},
+    {"--residual-memory", RUNS | INSPECT, BYTES, AT(residual_memory_bytes), "BYTES", -1, 0, false,
+     "memory of stored rows of unsteered prompts, from which steered requests start at their first layer; 0: "
+     "none (default: an eighth of the KV cache, at most 64M)"},
     {"--stats", RUNS, FLAG, AT(has_stats), NULL, 0, 0, false,
      "a table per rank at the end, on standard error"},
     {"--progress", RUNS, CHOICE, AT(progress), "auto|bar|log|none", 0, 0, false,
@@ -276,6 +279,7 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .exchange = "auto",
                              .kernel = "auto",
                              .prefill_chunk = 512,
+                             .residual_memory_bytes = UINT64_MAX,
                              .max_tokens = 256,
                              .site = "resid_post",
                              .layer = "all",
@@ -349,7 +353,7 @@ static cox_status read_bytes(const option_row *row, const char *text, uint64_t *
         if (*end == 'i') end++;
         if (*end == 'B' || *end == 'b') end++;
     }
-    if (end == text || *end != '\0' || !(value > 0.0))
+    if (end == text || *end != '\0' || !(value >= 0.0 && value > row->low))
         return bad_value(row, text, "a number of bytes such as 512M or 4G");
     if (value * unit > 1e18) return bad_value(row, text, "below 1e18 bytes");
     *out = (uint64_t)(value * unit);

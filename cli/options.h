@@ -41,6 +41,7 @@ typedef struct cox_options {
     const char *experts_on, *placement, *exchange, *kernel;
     int64_t prefill_chunk, micro_batches; /* micro_batches 0: chosen by the number of ranks */
     uint64_t kv_memory_bytes;             /* 0: the engine's choice */
+    uint64_t residual_memory_bytes;       /* UINT64_MAX: the engine's choice */
     /* what to generate */
     cox_texts prompts, prompt_files, stops, plans;
     const char *system, *template_name;

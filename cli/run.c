@@ -313,6 +313,9 @@ static void add_counters(cox_counters *sum, const cox_counters *more)
     sum->routes_served += more->routes_served;
     sum->steps += more->steps;
     sum->rows_computed += more->rows_computed;
+    sum->rows_restarted += more->rows_restarted;
+    sum->layer_rows += more->layer_rows;
+    sum->layer_rows_saved += more->layer_rows_saved;
     sum->bytes_sent += more->bytes_sent;
     sum->bytes_received += more->bytes_received;
     sum->compute_s += more->compute_s;

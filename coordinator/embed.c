@@ -3,6 +3,33 @@
 
 #include "coordinator/internal.h"
 
+/* A row at the entry of its first layer: its token's embedding, or what a clean sequence has left there. */
+static void load_row(cox_engine *engine, int32_t i)
+{
+    const cox__batch *batch = &engine->batch;
+    const cox__sequence *s = batch->sequences[i];
+    size_t d_model = (size_t)engine->model->d_model;
+    float *x = engine->x + (size_t)i * d_model;
+    if (batch->starts[i] == 0) {
+        cox_matrix_row(&engine->trunk->embed, s->tokens[batch->positions[i]], x);
+    } else {
+        memcpy(x, cox_kv_residual(engine->kv, &s->table, batch->positions[i], batch->starts[i]),
+               d_model * sizeof *x);
+    }
+}
+
+void cox__keep(cox_engine *engine, int32_t layer, const cox__slot *slot)
+{
+    if (!engine->batch.has_keeps) return;
+    size_t d_model = (size_t)engine->model->d_model;
+    for (int32_t i = slot->first; i < slot->end; i++) {
+        if (!engine->batch.keeps[i]) continue;
+        float *keep =
+            cox_kv_keep(engine->kv, &engine->batch.sequences[i]->table, engine->batch.positions[i], layer);
+        if (keep) memcpy(keep, engine->x + (size_t)i * d_model, d_model * sizeof *keep);
+    }
+}
+
 void cox__embed(cox_engine *engine)
 {
     const cox_model *model = engine->model;
@@ -10,8 +37,7 @@ void cox__embed(cox_engine *engine)
     int32_t half = model->rope.n_rot / 2;
 #pragma omp parallel for schedule(static) if (batch->n_rows >= 16)
     for (int32_t i = 0; i < batch->n_rows; i++) {
-        cox_matrix_row(&engine->trunk->embed, batch->tokens[i],
-                       engine->x + (size_t)i * (size_t)model->d_model);
+        load_row(engine, i);
         float *cosine = engine->cosine + (size_t)i * (size_t)half,
               *sine = engine->sine + (size_t)i * (size_t)half;
         for (int32_t j = 0; j < half; j++) {

@@ -14,8 +14,12 @@
 
 cox_engine_options cox_engine_options_defaults(void)
 {
-    return (cox_engine_options){
-        .prefill_chunk = 512, .max_rows = 512, .max_sequences = 256, .n_slots = 1, .has_prefix_cache = true};
+    return (cox_engine_options){.prefill_chunk = 512,
+                                .max_rows = 512,
+                                .max_sequences = 256,
+                                .n_slots = 1,
+                                .has_prefix_cache = true,
+                                .residual_bytes = COX_RESIDUAL_AUTO};
 }
 
 static cox_status check_options(const cox_engine_options *o)
@@ -40,11 +44,26 @@ int32_t cox_engine_slot_rows(const cox_engine_options *options)
     return (options->max_rows + options->n_slots - 1) / options->n_slots;
 }
 
+/* Pages of residual rows; more than pages of keys and values are of no use. */
+static int32_t n_residual_pages(const cox_kv_shape *shape, size_t bytes)
+{
+    const size_t most_by_itself = (size_t)64 << 20;
+    if (!shape->has_prefix_reuse) return 0;
+    if (bytes == COX_RESIDUAL_AUTO) {
+        bytes = (size_t)shape->n_pages * cox_kv_page_bytes(shape) / 8;
+        if (bytes > most_by_itself) bytes = most_by_itself;
+    }
+    size_t page_bytes = cox_kv_residual_page_bytes(shape), n = page_bytes > 0 ? bytes / page_bytes : 0;
+    return n < (size_t)shape->n_pages ? (int32_t)n : shape->n_pages;
+}
+
 static cox_kv_shape kv_shape(const cox_model *model, const cox_engine_options *options)
 {
     cox_kv_shape shape = {.n_layers = model->n_layers,
                           .n_kv_heads = model->n_kv_heads,
                           .head_dim = model->head_dim,
+                          .d_model = model->d_model,
+                          .residual_layers = options->residual_layers,
                           .has_prefix_reuse = options->has_prefix_cache};
     size_t page_bytes = cox_kv_page_bytes(&shape), bytes = options->kv_bytes;
     size_t whole = ((size_t)model->max_positions + COX_KV_BLOCK - 1) / COX_KV_BLOCK;
@@ -55,6 +74,7 @@ static cox_kv_shape kv_shape(const cox_model *model, const cox_engine_options *o
     }
     size_t n_pages = bytes / page_bytes, most = (size_t)INT32_MAX / (size_t)model->n_layers;
     shape.n_pages = (int32_t)(n_pages < most ? n_pages : most);
+    shape.n_residuals = n_residual_pages(&shape, options->residual_bytes);
     return shape;
 }
 
@@ -89,11 +109,15 @@ static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, b
     size_t jobs = slot_rows * (size_t)model->n_kv_heads;
 #define TAKE(count, size) take(arena, &sum, failed, (count), (size))
     e->running = TAKE((size_t)e->options.max_sequences, sizeof(void *));
-    e->batch.tokens = TAKE(rows, sizeof(int32_t));
     e->batch.positions = TAKE(rows, sizeof(int32_t));
     e->batch.sequences = TAKE(rows, sizeof(void *));
+    e->batch.starts = TAKE(rows, sizeof(int32_t));
+    e->batch.keeps = TAKE(rows, sizeof(bool));
+    e->batch.staged_positions = TAKE(rows, sizeof(int32_t));
+    e->batch.staged = TAKE(rows, sizeof(void *));
     e->batch.logit_rows = TAKE(rows, sizeof(int32_t));
     for (int32_t s = 0; s < e->options.n_slots; s++) {
+        e->slots[s].ends = TAKE((size_t)model->n_layers + 1, sizeof(int32_t));
         e->slots[s].routes = TAKE(slot_rows * top_k, sizeof(cox_route));
         e->slots[s].experts = TAKE(slot_rows * top_k, sizeof(cox_expert_id));
         e->slots[s].probabilities = TAKE(slot_rows * n_experts, f32);
@@ -147,7 +171,7 @@ static cox_status take_memory(cox_engine *e)
                         "the KV cache needs at least %zu bytes (one page of %d tokens); raise --kv-memory",
                         cox_kv_page_bytes(&shape), COX_KV_BLOCK);
     }
-    e->n_pages = shape.n_pages;
+    e->kv_shape = shape;
     assert(omp_get_max_threads() <= cox_cluster_n_threads(e->cluster)); /* scratch is per thread */
     take_buffers(e, e->arena, cox_cluster_n_threads(e->cluster), &failed);
     cox_status status = failed ? COX_NO_MEMORY : cox_kv_cache_create(&e->kv, e->arena, &shape);
@@ -207,9 +231,8 @@ static void free_sequence(cox__sequence *sequence)
 {
     free(sequence->hits);
     free(sequence->report);
-    free(sequence->effects);
     free(sequence->tokens);
-    free(sequence->table.blocks);
+    cox_kv_table_free(&sequence->table);
     free(sequence);
 }
 
@@ -254,7 +277,7 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
         return cox_fail(COX_TOO_LONG, "the prompt has %d tokens; %s has a context of %d", request->n_prompt,
                         model->folder, model->max_positions);
     }
-    int64_t n_cache = (int64_t)engine->n_pages * COX_KV_BLOCK;
+    int64_t n_cache = (int64_t)engine->kv_shape.n_pages * COX_KV_BLOCK;
     if (request->n_prompt > n_cache) {
         return cox_fail(COX_TOO_LONG, "the prompt has %d tokens; the KV cache holds %lld; raise --kv-memory",
                         request->n_prompt, (long long)n_cache);
@@ -276,12 +299,9 @@ static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan 
     }
     s->hits = calloc(n_hits, sizeof *s->hits);
     s->report = calloc(n_hits, sizeof *s->report);
-    s->effects = calloc((size_t)s->table.max_pages, sizeof *s->effects);
-    if (!s->hits || !s->report || !s->effects)
-        return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
+    if (!s->hits || !s->report) return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
     cox_status status = cox__steering_use(engine, plan, &s->steering);
-    if (status == COX_OK)
-        cox__steering_effects(s->steering, s->request.n_prompt, s->table.max_pages, s->effects);
+    if (status == COX_OK) cox__steering_reach(s->steering, s->request.n_prompt, &s->table);
     return status;
 }
 
@@ -292,7 +312,7 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
         status = cox__probe_take(engine);
     if (status != COX_OK) return status;
     int64_t limit = (int64_t)request->n_prompt + request->max_tokens;
-    int64_t n_cache = (int64_t)engine->n_pages * COX_KV_BLOCK;
+    int64_t n_cache = (int64_t)engine->kv_shape.n_pages * COX_KV_BLOCK;
     if (limit > engine->model->max_positions) limit = engine->model->max_positions;
     if (limit > n_cache) limit = n_cache;
 
@@ -305,11 +325,8 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
                          .submitted_s = cox_now_s()};
     s->request.prompt = NULL;
     s->request.plan = NULL;
-    s->table.max_pages = (int32_t)((limit + COX_KV_BLOCK - 1) / COX_KV_BLOCK);
-    s->table.prefix = -1;
-    s->table.blocks = calloc((size_t)s->table.max_pages * (size_t)engine->model->n_layers, sizeof(int32_t));
     s->tokens = calloc((size_t)limit, sizeof(int32_t));
-    if (!s->table.blocks || !s->tokens) {
+    if (!s->tokens || cox_kv_table_create(&s->table, &engine->kv_shape, (int32_t)limit) != COX_OK) {
         free_sequence(s);
         return cox_fail(COX_NO_MEMORY, "out of memory for a sequence of %lld tokens", (long long)limit);
     }
@@ -447,7 +464,7 @@ static void advance_sequences(cox_engine *engine)
     for (int32_t i = engine->n_running - 1; i >= 0; i--) {
         cox__sequence *s = engine->running[i];
         s->n_computed += s->n_scheduled;
-        cox_kv_index(engine->kv, &s->table, s->tokens, s->effects, s->n_computed);
+        cox_kv_index(engine->kv, &s->table, s->tokens, s->n_computed, s->request.n_prompt);
         bool is_complete = s->n_computed == s->n_tokens && s->n_tokens == s->n_limit;
         if (is_complete && !s->request.wants_logits) finish(engine, s, COX_FINISH_LENGTH, NULL);
     }
@@ -462,7 +479,7 @@ cox_status cox_engine_step(cox_engine *engine)
 
     cox__schedule(engine);
     int32_t n_slots = 0;
-    while (n_slots < engine->options.n_slots && engine->slots[n_slots].first < engine->slots[n_slots].end)
+    while (n_slots < engine->options.n_slots && cox__slot_n_rows(engine, &engine->slots[n_slots]) > 0)
         n_slots++;
     cox__embed(engine);
     cox_status status = cox__layers(engine, n_slots);

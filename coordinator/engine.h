@@ -19,6 +19,8 @@
 
 typedef struct cox_engine cox_engine;
 
+#define COX_RESIDUAL_AUTO SIZE_MAX
+
 typedef struct cox_engine_options {
     int32_t prefill_chunk; /* rows of one prompt in one step, 1..max_rows; 512 */
     int32_t max_rows;      /* rows of one step over all sequences; 512 */
@@ -27,6 +29,10 @@ typedef struct cox_engine_options {
     size_t kv_bytes; /* memory of the KV cache; 0: 32 sequences of max_positions, or 1 GiB if that is less,
                         but never less than one sequence of 4096 (or max_positions) needs */
     bool has_prefix_cache; /* reuse identical prefixes; true */
+    size_t residual_bytes; /* memory of stored residual rows, from which rows of steered sequences start;
+                              COX_RESIDUAL_AUTO: an eighth of the KV cache, at most 64 MiB; 0: none */
+    const uint8_t *residual_layers; /* [n_layers+1], borrowed by create: 1 where such rows are stored at the
+                                       layer's entry (n_layers: before the final norm); NULL: all layers */
 } cox_engine_options;
 cox_engine_options cox_engine_options_defaults(void);
 
@@ -78,7 +84,7 @@ typedef struct cox_sequence_request {
 typedef struct cox_sequence_result {
     cox_finish finish;
     const char *error;                       /* message, with COX_FINISH_ERROR; else NULL */
-    int32_t n_prompt, n_generated, n_cached; /* n_cached: prompt tokens whose KV was reused */
+    int32_t n_prompt, n_generated, n_cached; /* n_cached: prompt tokens that needed no row at all */
     char digest[65];                         /* hex, "" unless asked for */
     const cox_steer_hits
         *hits; /* [n_hits] by intervention, layer, expert; places that were not touched are left out */

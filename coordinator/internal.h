@@ -26,26 +26,31 @@ typedef struct cox__sequence {
     cox__steering *steering; /* NULL: none */
     cox__hits *hits;         /* [cox__steering_n_hits] */
     cox_steer_hits *report;  /* [cox__steering_n_hits] for on_done */
-    uint64_t *effects;       /* [table.max_pages] keys of the prefix cache beside the tokens */
     cox_kv_table table;
     SHA2_CTX sha;
     double submitted_s, started_s, first_token_s;
     struct cox__sequence *next; /* of the waiting queue */
 } cox__sequence;
 
-/* The rows of one step in token order: by sequence, then position. */
+/* The rows of one step. Each micro-batch has a run of them in token order (by sequence, then position),
+ * sorted by the layer at which they start: those that take part in a layer are the first ones. */
 typedef struct cox__batch {
     int32_t n_rows;
-    int32_t *tokens, *positions;                     /* [max_rows] */
-    cox__sequence **sequences;                       /* [max_rows] */
-    bool has_steering, has_traces, has_observations; /* of any row */
+    int32_t *positions;        /* [max_rows] */
+    cox__sequence **sequences; /* [max_rows] */
+    int32_t *starts;           /* [max_rows] first layer that is computed; n_layers: only the head */
+    bool *keeps;               /* [max_rows] its residuals are stored for others (cox_kv_keep) */
+    int32_t *staged_positions; /* [max_rows] the rows in token order over the whole step */
+    cox__sequence **staged;    /* [max_rows] */
+    bool has_steering, has_traces, has_observations, has_keeps; /* of any row */
     int32_t n_logit_rows;
-    int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, ascending */
+    int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, by sequence, then position */
 } cox__batch;
 
-/* A micro-batch in flight: rows [first, end) of the batch. */
+/* A micro-batch in flight: rows [first, end) of the batch take part in the layer where it is. */
 typedef struct cox__slot {
     int32_t first, end;
+    int32_t *ends; /* [n_layers+1] end in each layer; the last: of all its rows */
     cox_dispatch_plan *plan;
     cox_route *routes;      /* [slot_rows, top_k] descending score */
     cox_expert_id *experts; /* [slot_rows, top_k] the same experts */
@@ -77,7 +82,7 @@ struct cox_engine {
     int32_t n_running, n_waiting;
     cox__sequence *waiting, **waiting_end; /* first come, first served; recomputed ones in front */
     cox_kv_cache *kv;
-    int32_t n_pages;
+    cox_kv_shape kv_shape;
     cox__batch batch;
     cox__slot slots[COX_MAX_SLOTS];
     int32_t slot_rows;        /* most rows of one slot */
@@ -111,6 +116,11 @@ enum { COX__HEAD_ROWS = 32 };
 /* scheduler.c: fills engine->batch and slots; admits, reserves KV, sends sequences back when blocks run out.
  */
 void cox__schedule(cox_engine *engine);
+/* Rows of the slot in this step, whether or not they take part in a layer. */
+static inline int32_t cox__slot_n_rows(const cox_engine *engine, const cox__slot *slot)
+{
+    return slot->ends[engine->model->n_layers] - slot->first;
+}
 /* Takes a sequence out of the running ones and gives its KV back. */
 void cox__retire(cox_engine *engine, cox__sequence *sequence);
 void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front);
@@ -133,9 +143,11 @@ cox_status cox__probe_take(cox_engine *engine);
 /* layer.c: all layers for all slots, micro-batches overlapping. */
 cox_status cox__layers(cox_engine *engine, int32_t n_slots);
 
-/* embed.c: the batch's rows of the residual stream and their rotary tables; logits of up to COX__HEAD_ROWS
- * rows. */
+/* embed.c: the batch's rows of the residual stream where they start, and their rotary tables; logits of up to
+ * COX__HEAD_ROWS rows. */
 void cox__embed(cox_engine *engine);
+/* Stores the slot's rows, which have come to the entry of `layer`, for others to start from. */
+void cox__keep(cox_engine *engine, int32_t layer, const cox__slot *slot);
 void cox__head(cox_engine *engine, const int32_t *rows, int32_t n_rows);
 
 #endif

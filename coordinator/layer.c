@@ -192,25 +192,39 @@ static void dense_ffn(cox_engine *engine, int32_t layer, const cox__slot *slot)
     cox__steer(engine, COX_SITE_RESID_POST, layer, slot, x, d_model);
 }
 
+/* What is left of a layer for the slot's rows that took part in it. */
+static cox_status leave_layer(cox_engine *engine, int32_t layer, int32_t s)
+{
+    const cox__slot *slot = &engine->slots[s];
+    if (slot->end == slot->first) return COX_OK;
+    cox_status status = engine->model->layers[layer].is_moe ? end_moe(engine, layer, s) : COX_OK;
+    if (status == COX_OK) cox__keep(engine, layer + 1, slot);
+    return status;
+}
+
 cox_status cox__layers(cox_engine *engine, int32_t n_slots)
 {
     const cox_model *model = engine->model;
     cox_status status = COX_OK;
     for (int32_t l = 0; l < model->n_layers && status == COX_OK; l++) {
         for (int32_t s = 0; s < n_slots && status == COX_OK; s++) {
-            if (l > 0 && model->layers[l - 1].is_moe) status = end_moe(engine, l - 1, s);
+            cox__slot *slot = &engine->slots[s];
+            if (l > 0) status = leave_layer(engine, l - 1, s);
             if (status != COX_OK) return status;
+            slot->end = slot->ends[l];
+            if (slot->end == slot->first)
+                continue; /* its rows start further up: nobody is asked for anything */
             cox_cluster_keepalive(engine->cluster, "computing attention");
-            cox__attention(engine, l, &engine->slots[s]);
+            cox__attention(engine, l, slot);
             if (model->layers[l].is_moe) {
                 status = begin_moe(engine, l, s);
             } else {
-                dense_ffn(engine, l, &engine->slots[s]);
+                dense_ffn(engine, l, slot);
             }
         }
     }
     for (int32_t s = 0; s < n_slots && status == COX_OK; s++) {
-        if (model->layers[model->n_layers - 1].is_moe) status = end_moe(engine, model->n_layers - 1, s);
+        status = leave_layer(engine, model->n_layers - 1, s);
     }
     return status;
 }

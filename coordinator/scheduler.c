@@ -56,7 +56,7 @@ static int32_t wanted_rows(const cox_engine *engine, const cox__sequence *sequen
 
 static bool reserve(cox_engine *engine, cox__sequence *sequence, int32_t n_rows)
 {
-    return cox_kv_reserve(engine->kv, &sequence->table, sequence->n_computed + n_rows);
+    return cox_kv_reserve(engine->kv, &sequence->table, sequence->n_computed, sequence->n_computed + n_rows);
 }
 
 /* Gives sequence i its rows, taking pages from younger ones if need be. Returns the rows. */
@@ -67,6 +67,8 @@ static int32_t schedule_running(cox_engine *engine, int32_t i, int32_t room)
     while (n > 0 && !reserve(engine, sequence, n)) {
         cox__sequence *youngest = engine->running[engine->n_running - 1];
         if (youngest->n_counted < youngest->n_computed) youngest->n_counted = youngest->n_computed;
+        /* alone and still without room: what it shares is held beside its own pages */
+        if (engine->n_running == 1) youngest->table.is_private = true;
         cox__retire(engine, youngest);
         cox__enqueue(engine, youngest, true);
         if (youngest == sequence) return 0;
@@ -75,25 +77,38 @@ static int32_t schedule_running(cox_engine *engine, int32_t i, int32_t room)
     return n;
 }
 
+/* Takes what the index knows of a sequence and room for its first chunk; returns its rows or 0. */
+static int32_t start(cox_engine *engine, cox__sequence *sequence, int32_t room)
+{
+    /* the last row is always there, for its logits; so are those whose logits, routes or rows are wanted */
+    const cox_sequence_request *request = &sequence->request;
+    int32_t n_most = request->wants_routes ? 0 : sequence->n_tokens - 1, first, end;
+    if (request->wants_logits && sequence->n_reported < n_most) n_most = sequence->n_reported;
+    if (request->observation) {
+        cox_positions_resolve(&request->observation->positions, request->n_prompt, &first, &end);
+        if (first < n_most) n_most = first;
+    }
+    sequence->table.starts_at_embedding = request->wants_routes || request->observation;
+    sequence->n_computed =
+        cox_kv_match(engine->kv, &sequence->table, sequence->tokens, sequence->n_tokens, n_most);
+    int32_t n = wanted_rows(engine, sequence, room);
+    if (reserve(engine, sequence, n)) return n;
+    cox_kv_release(engine->kv, &sequence->table);
+    sequence->n_computed = 0;
+    return 0;
+}
+
 /* Moves the first waiting sequence to the running ones if its first chunk fits; returns its rows or 0. */
 static int32_t admit(cox_engine *engine, int32_t room)
 {
     cox__sequence *sequence = engine->waiting;
-    /* at least one row must be left to compute; a sequence that wants all logits or routes computes all rows
-     */
-    bool wants_all = sequence->request.wants_logits || sequence->request.wants_routes;
-    int32_t n_most = wants_all ? 0 : sequence->n_tokens - 1, first = n_most, end;
-    const cox_observation *observation = sequence->request.observation;
-    if (observation) cox_positions_resolve(&observation->positions, sequence->request.n_prompt, &first, &end);
-    if (first < n_most) n_most = first;
-    sequence->n_computed =
-        cox_kv_match(engine->kv, &sequence->table, sequence->tokens, sequence->effects, n_most);
-    int32_t n = wanted_rows(engine, sequence, room);
-    if (!reserve(engine, sequence, n)) {
-        cox_kv_release(engine->kv, &sequence->table);
-        sequence->n_computed = 0;
-        return 0;
+    int32_t n = start(engine, sequence, room);
+    if (n == 0 && engine->n_running == 0) { /* nobody will make room: it fits when it shares nothing */
+        sequence->table.is_private = true;
+        n = start(engine, sequence, room);
     }
+    if (n == 0) return 0;
+    engine->counters.layer_rows_saved += (uint64_t)sequence->n_computed * (uint64_t)engine->model->n_layers;
     dequeue(engine);
     if (sequence->started_s == 0) {
         sequence->started_s = cox_now_s();
@@ -104,23 +119,57 @@ static int32_t admit(cox_engine *engine, int32_t room)
     return n;
 }
 
-static void add_rows(cox_engine *engine, cox__sequence *sequence)
+static void stage_rows(cox_engine *engine, cox__sequence *sequence)
 {
     cox__batch *batch = &engine->batch;
     batch->has_steering |= sequence->n_scheduled && sequence->steering;
     batch->has_traces |= sequence->n_scheduled && sequence->request.wants_routes;
     batch->has_observations |= sequence->n_scheduled && sequence->request.observation;
     for (int32_t i = 0; i < sequence->n_scheduled; i++) {
-        int32_t position = sequence->n_computed + i, row = batch->n_rows++;
-        batch->tokens[row] = sequence->tokens[position];
-        batch->positions[row] = position;
-        batch->sequences[row] = sequence;
-        bool is_last = position == sequence->n_tokens - 1;
-        bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
-        if (is_sampled || (sequence->request.wants_logits && position >= sequence->n_reported)) {
-            batch->logit_rows[batch->n_logit_rows++] = row;
-        }
+        batch->staged_positions[batch->n_rows] = sequence->n_computed + i;
+        batch->staged[batch->n_rows++] = sequence;
     }
+}
+
+/* Staged row i becomes row `row` of the batch. */
+static void place_row(cox_engine *engine, int32_t i, int32_t row, int32_t start)
+{
+    cox__batch *batch = &engine->batch;
+    cox__sequence *sequence = batch->staged[i];
+    int32_t position = batch->staged_positions[i], n_layers = engine->model->n_layers;
+    batch->positions[row] = position;
+    batch->sequences[row] = sequence;
+    batch->starts[row] = start;
+    batch->keeps[row] = cox_kv_keeps(engine->kv, &sequence->table, position, sequence->request.n_prompt);
+    batch->has_keeps |= batch->keeps[row];
+    engine->counters.rows_restarted += start > 0;
+    engine->counters.layer_rows += (uint64_t)(n_layers - start);
+    engine->counters.layer_rows_saved += (uint64_t)start;
+    bool is_last = position == sequence->n_tokens - 1;
+    bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
+    if (is_sampled || (sequence->request.wants_logits && position >= sequence->n_reported)) {
+        batch->logit_rows[batch->n_logit_rows++] = row;
+    }
+}
+
+/* Staged rows [first, end) become the slot's, sorted by the layer at which they start. */
+static void fill_slot(cox_engine *engine, cox__slot *slot, int32_t first, int32_t end)
+{
+    const cox__batch *batch = &engine->batch;
+    int32_t n_layers = engine->model->n_layers, *ends = slot->ends;
+    memset(ends, 0, (size_t)(n_layers + 1) * sizeof *ends);
+    for (int32_t i = first; i < end; i++)
+        ends[cox_kv_start(engine->kv, &batch->staged[i]->table, batch->staged_positions[i])]++;
+    for (int32_t l = 0, next = first; l <= n_layers; l++) { /* counts to where each run begins */
+        int32_t n = ends[l];
+        ends[l] = next;
+        next += n;
+    }
+    for (int32_t i = first; i < end; i++) { /* and, as the runs fill, to where each ends */
+        int32_t start = cox_kv_start(engine->kv, &batch->staged[i]->table, batch->staged_positions[i]);
+        place_row(engine, i, ends[start]++, start);
+    }
+    slot->first = slot->end = first;
 }
 
 static void split_into_slots(cox_engine *engine)
@@ -129,9 +178,9 @@ static void split_into_slots(cox_engine *engine)
     int32_t n = n_rows / MIN_SLOT_ROWS < n_slots ? n_rows / MIN_SLOT_ROWS : n_slots;
     int32_t least = (n_rows + engine->slot_rows - 1) / engine->slot_rows;
     if (n < least) n = least;
-    for (int32_t s = 0; s < COX_MAX_SLOTS; s++) {
-        engine->slots[s].first = s < n ? (int32_t)((int64_t)n_rows * s / n) : n_rows;
-        engine->slots[s].end = s < n ? (int32_t)((int64_t)n_rows * (s + 1) / n) : n_rows;
+    for (int32_t s = 0; s < n_slots; s++) {
+        fill_slot(engine, &engine->slots[s], s < n ? (int32_t)((int64_t)n_rows * s / n) : n_rows,
+                  s < n ? (int32_t)((int64_t)n_rows * (s + 1) / n) : n_rows);
     }
 }
 
@@ -140,7 +189,8 @@ void cox__schedule(cox_engine *engine)
     cox__batch *batch = &engine->batch;
     batch->n_rows = 0;
     batch->n_logit_rows = 0;
-    batch->has_steering = batch->has_traces = batch->has_observations = false;
+    batch->has_steering = batch->has_traces = batch->has_observations = batch->has_keeps = false;
+    cox_kv_begin_step(engine->kv);
     int32_t room = engine->options.max_rows;
     for (int32_t i = 0; i < engine->n_running; i++) engine->running[i]->n_scheduled = 0;
     /* decoding sequences first: a long prompt must not delay them */
@@ -157,6 +207,6 @@ void cox__schedule(cox_engine *engine)
         if (n == 0) break;
         room -= n;
     }
-    for (int32_t i = 0; i < engine->n_running; i++) add_rows(engine, engine->running[i]);
+    for (int32_t i = 0; i < engine->n_running; i++) stage_rows(engine, engine->running[i]);
     split_into_slots(engine);
 }

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "coordinator/engine.h"
+#include "coordinator/kv_cache.h"
 #include "coordinator/router.h"
 #include "steering/row_tag.h"
 
@@ -47,10 +48,8 @@ int32_t cox__steering_n_hits(const cox__steering *steering);
 /* [out] report: [cox__steering_n_hits]; returns the number of entries that were touched. */
 int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hits, cox_steer_hits *report);
 
-/* For the prefix cache: [out] effects [n_pages], what of the plan has taken effect on the KV up to the end of
- * each page; 0: nothing, the page is a clean one. */
-void cox__steering_effects(const cox__steering *steering, int32_t n_prompt, int32_t n_pages,
-                           uint64_t *effects);
+/* Tells a table that has just been created what the plan leaves clean, and what it does to each page. */
+void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, cox_kv_table *table);
 
 /* Vector operations at a site of the d_model-wide rows of a slot, row i of the slot at rows + i * stride;
  * then the rows are shown to who observes them. */

@@ -216,18 +216,27 @@ int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hit
     return n;
 }
 
-void cox__steering_effects(const cox__steering *steering, int32_t n_prompt, int32_t n_pages,
-                           uint64_t *effects)
+void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, cox_kv_table *table)
 {
-    for (int32_t p = 0; p < n_pages; p++) {
+    for (int32_t i = 0; i < steering->plan->n; i++) {
+        const cox_intervention *v = &steering->plan->interventions[i];
+        int32_t from, to, l = 0;
+        cox_positions_resolve(&v->positions, n_prompt, &from, &to);
+        if (v->strength == 0 || from >= to) continue;
+        while (l < table->n_clean_layers && !v->layers[l]) l++;
+        table->n_clean_layers = l;
+        if (from < table->n_clean_positions) table->n_clean_positions = from;
+        if (steering->kv_hashes[i] != 0 && from < table->n_clean_keys) table->n_clean_keys = from;
+    }
+    for (int32_t p = 0; p < table->max_pages; p++) {
         int32_t end = (p + 1) * COX_KV_BLOCK;
-        effects[p] = 0;
         for (int32_t i = 0; i < steering->plan->n; i++) {
             int32_t from, to;
             cox_positions_resolve(&steering->plan->interventions[i].positions, n_prompt, &from, &to);
             if (steering->kv_hashes[i] == 0 || from >= end || from >= to) continue;
             if (to > end) to = end;
-            effects[p] = mix(mix(mix(effects[p], steering->kv_hashes[i]), (uint64_t)from), (uint64_t)to) | 1;
+            uint64_t *effect = &table->pages[p].effect;
+            *effect = mix(mix(mix(*effect, steering->kv_hashes[i]), (uint64_t)from), (uint64_t)to) | 1;
         }
     }
 }

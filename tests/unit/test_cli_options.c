@@ -72,9 +72,13 @@ static void test_byte_sizes(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cox_options o;
         assert_int_equal(parse(&o, COX_COMMAND_INSPECT, cases[i].words), COX_OK);
-        assert_true(o.kv_memory_bytes == cases[i].bytes);
+        assert_true(o.kv_memory_bytes == cases[i].bytes && o.residual_memory_bytes == UINT64_MAX);
         cox_options_free(&o);
     }
+    cox_options none;
+    assert_int_equal(parse(&none, COX_COMMAND_INSPECT, "--model|d|--residual-memory|0"), COX_OK);
+    assert_true(none.residual_memory_bytes == 0);
+    cox_options_free(&none);
 }
 
 static void test_mistakes_are_named(void **state)
@@ -102,6 +106,8 @@ static void test_mistakes_are_named(void **state)
         {COX_COMMAND_GENERATE, "--model|d|--kv-memory|lots", "--kv-memory", "bytes"},
         {COX_COMMAND_GENERATE, "--model|d|--kv-memory|5X", "--kv-memory", "bytes"},
         {COX_COMMAND_GENERATE, "--model|d|--kv-memory|-5", "--kv-memory", "bytes"},
+        {COX_COMMAND_GENERATE, "--model|d|--kv-memory|0", "--kv-memory", "bytes"},
+        {COX_COMMAND_GENERATE, "--model|d|--residual-memory|-0.5", "--residual-memory", "bytes"},
         {COX_COMMAND_GENERATE, "--model|d|--raw=yes", "--raw", "no value"},
         {COX_COMMAND_BATCH, "--model|d|--input|i", "--output", "missing"},
     };
@@ -119,9 +125,9 @@ static void test_mistakes_are_named(void **state)
 static void test_help_needs_nothing_and_lists_what_runs_need(void **state)
 {
     (void)state;
-    static const char *const shared[] = {"--ranks",         "--threads",   "--coordinators",
-                                         "--experts-on",    "--placement", "--exchange",
-                                         "--prefill-chunk", "--kernel",    "--kv-memory"};
+    static const char *const shared[] = {"--ranks",     "--threads",        "--coordinators",  "--experts-on",
+                                         "--placement", "--exchange",       "--prefill-chunk", "--kernel",
+                                         "--kv-memory", "--residual-memory"};
     const cox_command commands[] = {COX_COMMAND_GENERATE, COX_COMMAND_BATCH, COX_COMMAND_LOGITS};
     for (size_t c = 0; c < 3; c++) {
         cox_options o;
