@@ -10,13 +10,15 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <glob.h>
 #include <math.h>
 
 #include "cli/commands.h"
+#include "steering/vector_math.h"
 #include "tests/unit/command_output.h"
 #include "tests/unit/steering_model.h"
 
-enum { LAYERS = 6, EXPERTS = 16 };
+enum { LAYERS = 6, EXPERTS = 16 }; /* of the OLMoE organism; the others have as many layers or more */
 
 static cox_options options_of(const char *position)
 {
@@ -61,19 +63,20 @@ static void expect_near(double got, double wanted, double tolerance)
 }
 
 /* Sums in f64 of rows in f32: what is left is the rounding of the residual stream's own additions. */
-static void expect_sums(const json_t *json, const char *key, const char *part_key)
+static void expect_sums(const json_t *json, const char *key)
 {
-    double sum = real_of(json_object_get(json, "embedding"), part_key, NULL);
-    for (size_t l = 0; l < LAYERS; l++) {
+    double sum = real_of(json_object_get(json, "embedding"), key, NULL);
+    assert_true(json_array_size(json_object_get(json, "layers")) >= LAYERS);
+    for (size_t l = 0; l < json_array_size(json_object_get(json, "layers")); l++) {
         const json_t *layer = layer_of(json, l);
         double experts = 0;
-        for (size_t e = 0; e < EXPERTS; e++) {
-            const json_t *expert = json_array_get(json_object_get(layer, "experts"), e);
-            experts += real_of(expert, part_key, NULL);
-        }
-        expect_near(experts, real_of(layer, "block", key), 1e-5);
+        size_t e;
+        json_t *expert;
+        json_array_foreach(json_object_get(layer, "experts"), e, expert) experts +=
+            real_of(expert, key, NULL);
+        expect_near(experts, real_of(layer, "block", key), 1e-6);
         sum += real_of(layer, "attention", key) + real_of(layer, "block", key);
-        expect_near(sum, real_of(layer, "after", key), 1e-5);
+        expect_near(sum, real_of(layer, "after", key), 1e-6);
     }
 }
 
@@ -84,13 +87,51 @@ static void test_parts_add_up(void **state)
     for (size_t p = 0; p < 3; p++) {
         const cox_options options = options_of(positions[p]);
         json_t *json = decompose(&options);
-        expect_sums(json, "difference", "difference");
-        expect_sums(json, "a", "a");
-        expect_sums(json, "b", "b");
+        expect_sums(json, "difference");
+        expect_sums(json, "a");
+        expect_sums(json, "b");
         assert_int_equal(real_of(json, "reference_layer", NULL), LAYERS - 1); /* the vector does not say */
         expect_near(real_of(layer_of(json, LAYERS - 1), "after", "share"), 1, 1e-12);
         json_decref(json);
     }
+}
+
+/* Every organism that is bundled: families differ in gates, biases and sinks. */
+static void test_parts_add_up_in_every_family(void **state)
+{
+    (void)state;
+    glob_t found;
+    assert_int_equal(glob("models/*/rules.json", 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char folder[256], a[320], b[320], vector[128];
+        snprintf(folder, sizeof folder, "%.*s", (int)(strlen(found.gl_pathv[i]) - strlen("/rules.json")),
+                 found.gl_pathv[i]);
+        snprintf(a, sizeof a, "%s/prompts/topic-how.jsonl", folder);
+        snprintf(b, sizeof b, "%s/prompts/ordinary-how.jsonl", folder);
+        snprintf(vector, sizeof vector, "%s/v.safetensors", test_folder);
+        cox_model *model = NULL;
+        assert_int_equal(cox_model_open(&model, folder), COX_OK);
+        float *data = calloc((size_t)model->d_model, sizeof *data);
+        cox_vector_random(5, 1, model->d_model, data);
+        const cox_vector v = {.name = "t",
+                              .data = data,
+                              .width = model->d_model,
+                              .site = COX_SITE_RESID_PRE,
+                              .layer = 3,
+                              .expert = -1};
+        assert_int_equal(cox_vector_file_write(vector, &v, 1), COX_OK);
+        free(data);
+        cox_model_close(model);
+        cox_options options = options_of("mean");
+        options.model = folder, options.prompts_a = a, options.prompts_b = b, options.limit = 6;
+        options.vector = vector;
+        json_t *json = decompose(&options);
+        expect_sums(json, "a");
+        expect_sums(json, "b");
+        assert_int_equal(real_of(json, "reference_layer", NULL), 2); /* what goes into layer 3 */
+        json_decref(json);
+    }
+    globfree(&found);
 }
 
 static void test_parts_are_those_of_transformers(void **state)
@@ -221,6 +262,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parts_add_up),
+        cmocka_unit_test(test_parts_add_up_in_every_family),
         cmocka_unit_test(test_parts_are_those_of_transformers),
         cmocka_unit_test(test_the_schedule_changes_nothing),
         cmocka_unit_test(test_effects_are_those_of_plans),
