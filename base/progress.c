@@ -48,7 +48,8 @@ static void format_line(const cox_progress *progress, char *line, size_t n, uint
                         const char *note)
 {
     double elapsed = cox_now_s() - progress->started_s;
-    double rate = elapsed > 0.0 ? (double)done / elapsed : 0.0;
+    uint64_t n_new = done > progress->n_before ? done - progress->n_before : 0;
+    double rate = elapsed > 0.0 ? (double)n_new / elapsed : 0.0;
     char done_text[32], total_text[32], rate_text[32], elapsed_text[32], left_text[32],
         bar[3 * BAR_CELLS + 8] = "";
     format_amount(progress, done_text, sizeof done_text, (double)done);

@@ -19,7 +19,8 @@ typedef struct cox_progress {
     cox_progress_unit unit;
     FILE *file; /* stderr */
     double started_s, drawn_s;
-    size_t n_drawn; /* width of the line that stands on the terminal */
+    uint64_t n_before; /* done before it started: they count as done, not for the rate; 0 unless set */
+    size_t n_drawn;    /* width of the line that stands on the terminal */
 } cox_progress;
 
 /* Takes no memory. label: static string, "loading weights". */

@@ -8,17 +8,18 @@
 #define COX_BASE_STATUS_H
 
 /* name, value, exit code of the program, text */
-#define COX_STATUS_LIST(X)                  \
-    X(OK, 0, 0, "ok")                       \
-    X(INVALID, 1, 2, "invalid argument")    \
-    X(NOT_FOUND, 2, 3, "not found")         \
-    X(BAD_FILE, 3, 4, "malformed file")     \
-    X(UNSUPPORTED, 4, 5, "not supported")   \
-    X(NO_MEMORY, 5, 6, "not enough memory") \
-    X(TOO_LONG, 6, 7, "too long")           \
-    X(BUSY, 7, 8, "no room now")            \
-    X(IO, -1, 9, "input or output failed")  \
-    X(PEER, -2, 10, "another rank failed")  \
+#define COX_STATUS_LIST(X)                                                \
+    X(OK, 0, 0, "ok")                                                     \
+    X(INVALID, 1, 2, "invalid argument")                                  \
+    X(NOT_FOUND, 2, 3, "not found")                                       \
+    X(BAD_FILE, 3, 4, "malformed file")                                   \
+    X(UNSUPPORTED, 4, 5, "not supported")                                 \
+    X(NO_MEMORY, 5, 6, "not enough memory")                               \
+    X(TOO_LONG, 6, 7, "too long")                                         \
+    X(BUSY, 7, 8, "no room now")                                          \
+    X(REQUEUE, 8, 75, "stopped before its end; the same command goes on") \
+    X(IO, -1, 9, "input or output failed")                                \
+    X(PEER, -2, 10, "another rank failed")                                \
     X(INTERNAL, -3, 11, "internal error")
 
 typedef enum cox_status {

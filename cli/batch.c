@@ -1,20 +1,22 @@
 /*
  * coxswain batch: OpenAI batch lines in, OpenAI batch output lines out. Lines are read as coordinators have
  * room for them, answers are written as they finish, each by one write(). A line that cannot be served gets
- * an error line of its own; only trouble with the files or the ranks ends the run.
+ * an error line of its own; only trouble with the files or the ranks ends the run. Answers are journaled by
+ * the number of their line, so that the same command skips those that are there.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/identity.h"
 #include "cli/io.h"
+#include "cli/results.h"
 #include "cli/seen.h"
 #include "cli/serve.h"
+#include "cluster/drain.h"
 #include "cli/steer.h"
 #include "cli/traces.h"
 
@@ -23,10 +25,12 @@ typedef struct batch {
     cox_cluster *cluster;
     cox_lines *lines;
     cox_seen *seen; /* custom_ids so far */
+    cox_results *results;
+    bool is_stopped;   /* by a signal, before the end */
+    double draining_s; /* since when; 0: not */
     cox_steer *steer;
     const cox_model *model;
     char *folder; /* of the input: paths of plans are relative to it */
-    int output;
     uint64_t n_lines, n_answers, n_failed, n_generated, n_prompt;
     const char *model_name;
     cox_progress bar;
@@ -35,27 +39,10 @@ typedef struct batch {
 
 /* --- Output --- */
 
-static cox_status open_output(batch *b)
-{
-    const char *path = b->options->output;
-    if (strcmp(path, "-") == 0) {
-        b->output = STDOUT_FILENO;
-        return COX_OK;
-    }
-    int flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_APPEND | (b->options->has_force ? O_TRUNC : O_EXCL);
-    b->output = open(path, flags, 0666);
-    if (b->output >= 0) return COX_OK;
-    if (errno == EEXIST) {
-        return cox_fail(COX_INVALID, "--output %s exists; remove it, choose another name, or give --force",
-                        path);
-    }
-    return cox_fail(COX_IO, "--output %s: cannot create: %s", path, strerror(errno));
-}
-
 static void report(batch *b)
 {
     double elapsed = cox_now_s() - b->bar.started_s;
-    uint64_t done = b->n_answers, total = 0, bytes = cox_lines_done_bytes(b->lines);
+    uint64_t done = b->bar.n_before + b->n_answers, total = 0, bytes = cox_lines_done_bytes(b->lines);
     /* How many lines there will be is estimated from the bytes read so far. */
     if (cox_lines_total_bytes(b->lines) > 0 && bytes > 0) {
         total =
@@ -80,7 +67,7 @@ static void write_record(batch *b, const cox_record *record)
     }
     size_t n = strlen(line);
     line[n] = '\n'; /* in place of the NUL: one write for the whole line */
-    b->failed = cox_io_write_all(b->cluster, b->output, line, n + 1, b->options->output);
+    b->failed = cox_results_write(b->results, record->id, line, n + 1);
     free(line);
     b->n_answers++;
     b->n_failed += record->status_code != 200;
@@ -155,7 +142,7 @@ static bool is_blank(const char *line, size_t n)
     return true;
 }
 
-/* One line: a request, or NULL when it got its error line. */
+/* One line: a request, or NULL when it got its error line or has its answer already. */
 static cox_status read_request(batch *b, const char *line, size_t n, bool is_too_long, cox_request **request)
 {
     char where[64];
@@ -172,6 +159,10 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
         cox_status unique = check_custom_id(b, fresh, where);
         if (reading == COX_OK) status = unique;
     }
+    if (cox_results_has(b->results, fresh->id)) {
+        cox_request_destroy(fresh);
+        return COX_OK;
+    }
     if (status == COX_OK) status = complete(b, fresh, where);
     if (status != COX_OK) return refuse(b, fresh, status);
     *request = fresh;
@@ -183,6 +174,10 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
     batch *b = context;
     while (!*request) {
         if (b->failed != COX_OK) return b->failed;
+        if (cox_drain_is_wanted()) {
+            b->is_stopped = *is_end = true;
+            return COX_OK;
+        }
         cox_line_result result = COX_LINE_END;
         const char *line = NULL;
         size_t n = 0;
@@ -194,6 +189,7 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
             *is_end = true;
             return COX_OK;
         }
+        cox_cluster_keepalive(b->cluster, "reading requests"); /* many may have their answers */
         b->n_lines++;
         if (result == COX_LINE_READY && is_blank(line, n)) continue;
         status = read_request(b, line, n, result == COX_LINE_TOO_LONG, request);
@@ -202,7 +198,62 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
     return COX_OK;
 }
 
+/* Answers that run when a signal comes get their time, then they are left to the next run. */
+static cox_status tick(void *context, bool *is_over)
+{
+    batch *b = context;
+    report(b);
+    if (cox_drain_is_wanted()) {
+        if (b->draining_s == 0) b->draining_s = cox_now_s();
+        *is_over = cox_now_s() - b->draining_s >= (double)b->options->drain_time_s;
+        b->is_stopped = b->is_stopped || *is_over;
+    }
+    return b->failed != COX_OK ? b->failed : cox_results_tick(b->results);
+}
+
 /* --- The command --- */
+
+/* Input that cannot be read twice cannot be told from another one: then there is no journal. */
+static bool is_repeatable(const char *path)
+{
+    struct stat file;
+    return strcmp(path, "-") != 0 && stat(path, &file) == 0 && S_ISREG(file.st_mode);
+}
+
+/* What --steer means, vectors included. */
+static cox_status add_plan(batch *b, json_t *run)
+{
+    cox_request *request = cox_request_create();
+    if (!request) return COX_NO_MEMORY;
+    cox_status status = cox_steer_load(b->steer, request, b->options->plan);
+    if (status == COX_OK) {
+        const Cox__Steering *steering = request->steering;
+        status = cox_identity_add_bytes(run, "steer", steering->plan.data, steering->plan.len);
+    }
+    cox_request_destroy(request);
+    return status;
+}
+
+static cox_status open_results(batch *b)
+{
+    const cox_options *options = b->options;
+    json_t *run = is_repeatable(options->input) ? json_pack("{s:s}", "command", "batch") : NULL;
+    cox_status status = COX_OK;
+    if (run) {
+        status = cox_identity_add_file(run, "input", options->input, b->cluster);
+        if (status == COX_OK) status = cox_identity_add_model(run, options, b->model);
+        if (status == COX_OK) status = cox_identity_add_sampling(run, options);
+        if (status == COX_OK && options->plan) status = add_plan(b, run);
+        if (status == COX_OK && options->forces_steering)
+            status = cox_identity_add_text(run, "force_steering", "yes");
+        if (status == COX_OK && options->trace_folder)
+            status = cox_identity_add_text(run, "trace_routes", options->trace_folder);
+    }
+    if (status == COX_OK)
+        status = cox_results_open(&b->results, b->cluster, options->output, options->has_force, run);
+    json_decref(run);
+    return status;
+}
 
 static cox_status find_folder(batch *b)
 {
@@ -226,22 +277,32 @@ static cox_status open_files(batch *b)
     if (status == COX_OK) status = find_folder(b);
     if (status == COX_OK) status = cox_steer_create(&b->steer, b->model, options->forces_steering);
     if (status == COX_OK && options->plan) status = cox_steer_check(b->steer, options->plan);
-    if (status == COX_OK && options->trace_folder)
-        status = cox_traces_open(options->trace_folder, options->has_force);
-    if (status == COX_OK) status = open_output(b);
+    if (status == COX_OK && options->trace_folder) {
+        bool may_hold_some = options->has_force || cox_journal_is_there(options->output);
+        status = cox_traces_open(options->trace_folder, may_hold_some);
+    }
+    if (status == COX_OK) status = open_results(b);
     return status;
 }
 
 static cox_status close_files(batch *b, cox_status status)
 {
-    if (b->output > STDERR_FILENO && close(b->output) != 0 && status == COX_OK) {
-        status = cox_fail(COX_IO, "%s: cannot write: %s", b->options->output, strerror(errno));
-    }
+    cox_status closed = cox_results_close(b->results);
     cox_lines_close(b->lines);
     cox_seen_destroy(b->seen);
     cox_steer_destroy(b->steer);
     free(b->folder);
-    return status;
+    return status != COX_OK ? status : closed;
+}
+
+static void print_found(const batch *b)
+{
+    cox_journal_found found = cox_results_what_was_found(b->results);
+    if (found.n_results == 0) return;
+    fprintf(stderr, "batch: %s has %" PRIu64 " answers of this run; going on", b->options->output,
+            found.n_results);
+    if (found.n_cut_bytes > 0) fprintf(stderr, " (%" PRIu64 " unfinished bytes cut)", found.n_cut_bytes);
+    fprintf(stderr, "\n");
 }
 
 static void print_sum(const batch *b)
@@ -256,34 +317,53 @@ static void print_sum(const batch *b)
             elapsed > 0.0 ? (double)b->n_generated / elapsed : 0.0);
 }
 
+/* All ranks end alike, and so with one exit code. Collective. */
+static cox_status agree_on_end(cox_run *run, const batch *b)
+{
+    cox_status status = b->failed;
+    if (status == COX_OK && b->is_stopped) {
+        status = cox_fail(COX_REQUEUE, "stopped by a signal with %" PRIu64 " answers in %s; %s",
+                          b->bar.n_before + b->n_answers, b->options->output,
+                          cox_results_has_journal(b->results) ? "the same command goes on from there"
+                                                              : "it has no journal to go on from");
+    }
+    return cox_run_agree(run, status);
+}
+
+static cox_status serve(cox_run *run, batch *b)
+{
+    bool is_front = cox_run_is_front(run);
+    cox_progress_begin(&b->bar, "batch", is_front ? run->progress : COX_PROGRESS_NONE, COX_PROGRESS_COUNT);
+    if (is_front) {
+        b->bar.n_before = cox_results_what_was_found(b->results).n_results;
+        print_found(b);
+    }
+    const cox_service service = {
+        .events = {.context = b, .on_record = on_record},
+        .source = {.context = b, .next = next_request, .tick = tick},
+        .has_chats = true,
+    };
+    cox_status status = cox_serve(run, &service);
+    if (status == COX_OK && is_front) {
+        if (b->bar.style == COX_PROGRESS_BAR)
+            cox_progress_end(&b->bar, b->bar.n_before + b->n_answers, b->bar.n_before + b->n_answers, NULL);
+        print_sum(b);
+    }
+    return status == COX_OK ? agree_on_end(run, b) : status;
+}
+
 cox_status cox_command_batch(const cox_options *options)
 {
     cox_run run;
     cox_status status = cox_run_open(&run, options);
     if (status != COX_OK) return status;
-    batch b = {.options = options,
-               .cluster = run.cluster,
-               .output = -1,
-               .model = run.model,
-               .model_name = options->model};
+    batch b = {.options = options, .cluster = run.cluster, .model = run.model, .model_name = options->model};
     bool is_front = cox_run_is_front(&run);
     if (is_front) status = open_files(&b);
     status = cox_run_agree(&run, status);
-    if (status == COX_OK) {
-        cox_progress_begin(&b.bar, "batch", is_front ? run.progress : COX_PROGRESS_NONE, COX_PROGRESS_COUNT);
-        const cox_service service = {
-            .events = {.context = &b, .on_record = on_record},
-            .source = {.context = &b, .next = next_request},
-            .has_chats = true,
-        };
-        status = cox_serve(&run, &service);
-    }
+    if (status == COX_OK) status = serve(&run, &b);
+    /* Before the ranks part: mpirun ends all when the first one is gone. */
+    if (is_front) status = close_files(&b, status);
     cox_run_close(&run, status, options->has_stats && status == COX_OK);
-    if (!is_front) return status;
-    if (status == COX_OK) {
-        if (b.bar.style == COX_PROGRESS_BAR) cox_progress_end(&b.bar, b.n_answers, b.n_answers, NULL);
-        print_sum(&b);
-        status = b.failed;
-    }
-    return close_files(&b, status);
+    return status;
 }

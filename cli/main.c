@@ -10,6 +10,10 @@
 
 #include "cli/commands.h"
 #include "cluster/cluster.h"
+#include "cluster/drain.h"
+
+/* From the last step of a job that drains to the end of its processes. */
+static const double DRAIN_END_S = 10;
 
 static void print_usage(FILE *file)
 {
@@ -45,6 +49,12 @@ static int finish(const char *name, cox_status status)
     return cox_status_exit_code(status);
 }
 
+/* A command whose results are journaled ends early when it is asked to (cluster/drain.h). */
+static bool drains(const cox_options *options)
+{
+    return options->command == COX_COMMAND_BATCH;
+}
+
 /* The same command under mpirun. Only this process sees the terminal, so it settles how progress is shown. */
 static cox_status launch(const cox_options *options, int argc, char *argv[], int *exit_code)
 {
@@ -60,7 +70,8 @@ static cox_status launch(const cox_options *options, int argc, char *argv[], int
         arguments[n++] = name;
         arguments[n++] = isatty(STDERR_FILENO) ? bar : log;
     }
-    cox_status status = cox_launch((int32_t)options->ranks, n, arguments, exit_code);
+    double drain_s = drains(options) ? (double)options->drain_time_s + DRAIN_END_S : 0;
+    cox_status status = cox_launch((int32_t)options->ranks, drain_s, n, arguments, exit_code);
     free(arguments);
     return status;
 }
@@ -71,6 +82,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
                     (options->command == COX_COMMAND_EVALUATE && !options->model);
     if (!is_local && options->ranks > 1 && !cox_launch_is_inside())
         return launch(options, argc, argv, exit_code);
+    if (drains(options)) cox_drain_listen();
     if (!is_local && cox_launch_is_inside()) {
         cox_status status = cox_launch_prepare_environment((int32_t)options->threads, argv);
         if (status != COX_OK) return status;

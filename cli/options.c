@@ -164,8 +164,7 @@ static const option_row table[] = {
     {"--seed", MEASURES, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false, "of the bootstrap (default 0)"},
     {"--csv", MEASURES, TEXT_VALUE, AT(csv), "FILE", 0, 0, false, "write all numbers as CSV too"},
     {"--plot", ROUTES, TEXT_VALUE, AT(plot), "FILE.svg", 0, 0, false, "draw a map of all experts"},
-    {"--force", BATCH | LOGITS | SETS, FLAG, AT(has_force), NULL, 0, 0, false,
-     "replace an output file that exists"},
+    {"--force", LOGITS | SETS, FLAG, AT(has_force), NULL, 0, 0, false, "replace an output file that exists"},
     {"--force", GENERATE, FLAG, AT(has_force), NULL, 0, 0, false,
      "write into a --trace-routes folder that is not empty"},
     {"--steer", GENERATE, TEXTS, AT(plans), "PLAN.json", 0, 0, false,
@@ -177,6 +176,11 @@ static const option_row table[] = {
      "accept steering vectors made for another model or tokenizer; results say so"},
     {"--trace-routes", TEXT, TEXT_VALUE, AT(trace_folder), "DIR", 0, 0, false,
      "write each answer's routes to a file in this folder, made if need be"},
+    {"--force", BATCH, FLAG, AT(has_force), NULL, 0, 0, false,
+     "begin anew: replace an output file that exists (without: a run that was stopped goes on)"},
+    {"--drain-time", BATCH, INTEGER, AT(drain_time_s), "SECONDS", 0, 1 << 24, false,
+     "after SIGUSR1 (alone: SIGTERM too) answers that are running get so long to finish, then the run ends "
+     "with exit code 75 (default 10)"},
     {"--tokens", LOGITS, TEXT_VALUE, AT(tokens), "IDS", 0, 0, false,
      "token ids, separated by commas or blanks"},
     {"--tokens-file", LOGITS, TEXT_VALUE, AT(tokens_file), "FILE", 0, 0, false,
@@ -281,6 +285,7 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .prefill_chunk = 512,
                              .residual_memory_bytes = UINT64_MAX,
                              .max_tokens = 256,
+                             .drain_time_s = 10,
                              .site = "resid_post",
                              .layer = "all",
                              .position = "last",
@@ -465,8 +470,7 @@ void cox_options_print_help(cox_command command, FILE *file)
             fprintf(file, "  %-26s%s\n", left, table[i].help);
         }
     }
-    fprintf(
-        file,
-        "\nExit codes: 0 done; 2 wrong options; 3 not found; 4 malformed file; 5 not supported;\n"
-        "6 not enough memory; 7 too long; 9 input or output failed; 10 another rank failed; 11 internal.\n");
+    fprintf(file, "\nExit codes: 0 done; 2 wrong options; 3 not found; 4 malformed file; 5 not supported;\n"
+                  "6 not enough memory; 7 too long; 8 in use by another run; 9 input or output failed;\n"
+                  "10 another rank failed; 11 internal; 75 stopped, the same command goes on.\n");
 }

@@ -47,6 +47,7 @@ typedef struct cox_options {
     const char *system, *template_name;
     bool is_raw, ignores_eos, wants_digest;
     int64_t max_tokens, top_k, logprobs, seed;
+    int64_t drain_time_s;
     double temperature, top_p, min_p, repetition_penalty;
     /* prompt sets and what to measure on them */
     const char *prompts_a, *prompts_b, *site, *layer, *expert, *position, *method;

@@ -10,6 +10,7 @@
 
 #include "cli/memory.h"
 #include "cli/table.h"
+#include "cluster/drain.h"
 
 cox_status cox_run_agree(cox_run *run, cox_status mine)
 {
@@ -220,6 +221,8 @@ static void on_loaded(void *context, size_t done_bytes, size_t total_bytes)
     loading *l = context;
     (void)total_bytes;
     cox_cluster_keepalive(l->cluster, "loading weights");
+    if (cox_drain_is_wanted())
+        cox_cluster_abort(l->cluster, cox_fail(COX_REQUEUE, "stopped by a signal while loading"));
     cox_progress_update(&l->bar, l->before + done_bytes, l->total, NULL);
 }
 

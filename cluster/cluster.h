@@ -28,10 +28,12 @@ cox_cluster_options cox_cluster_options_defaults(void);
  * Is this process part of an MPI launch (mpirun or srun set its environment)? When it is not and the user
  * asks for more than one rank, cox_launch starts `mpirun -n n_ranks <this program> argv...` with the flags
  * that this machine needs, forwards SIGINT, SIGTERM, SIGUSR1 to it and returns its exit code in *exit_code.
- * Not collective. Errors: INVALID, NOT_FOUND (no mpirun: says which package), IO.
+ * drain_s > 0: the ranks listen (cluster/drain.h); then the first SIGTERM is forwarded as SIGUSR1, and
+ * SIGTERM follows after drain_s or with the second one. Not collective. Errors: INVALID, NOT_FOUND (no
+ * mpirun: says which package), IO.
  */
 bool cox_launch_is_inside(void);
-cox_status cox_launch(int32_t n_ranks, int argc, char *const argv[], int *exit_code);
+cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const argv[], int *exit_code);
 
 /*
  * To be called first in a process inside a launch, before cox_cluster_create and any OpenMP region, with the

@@ -58,6 +58,9 @@ cox_status cox__cluster_create_on(cox_cluster **cluster, const cox_cluster_optio
  * started it; else NULL. */
 const char *cox__launch_srun_tasks(void);
 
+/* drain.c: SIGUSR1 waits, or if it has come, comes again, when this process has started itself once more. */
+void cox__drain_hold(void);
+
 /* The one conversion of a count to MPI's int; a count that does not fit ends the job (what: static, for the
  * message). */
 int cox__count(cox_cluster *cluster, size_t n, const char *what);

@@ -1,7 +1,8 @@
 /*
  * Starting ranks. cox_launch runs mpirun as a child with the flags that this machine needs and behaves as if
- * it were that child: signals are passed on, the exit code is returned, and when this process dies the child
- * is told to end. Environment that MPI and OpenMP read at their start is decided here and nowhere else.
+ * it were that child: signals are passed on (SIGTERM as SIGUSR1 first, where the ranks drain), the exit code
+ * is returned, and when this process dies the child is told to end. Environment that MPI and OpenMP read at
+ * their start is decided here and nowhere else.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/counters.h"
 #include "cluster/internal.h"
 
 enum { N_FLAGS = 32, EXIT_NOT_STARTED = 127 };
@@ -73,6 +75,7 @@ cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
     if (setenv("OMP_WAIT_POLICY", "passive", 1) != 0 || setenv("KMP_BLOCKTIME", "0", 0) != 0) {
         return cox_fail(COX_NO_MEMORY, "out of memory for the environment");
     }
+    cox__drain_hold();
     execv("/proc/self/exe", argv);
     return cox_fail(COX_IO, "cannot start this program again with OMP_WAIT_POLICY=passive: %s",
                     strerror(errno));
@@ -133,9 +136,11 @@ static int mpirun_flags(const char *flags[N_FLAGS], int32_t n_ranks, char *numbe
 
 typedef struct child {
     pid_t pid;
-    int report;  /* read end: errno when mpirun could not be started, else its end */
-    int errors;  /* read end: its standard error */
-    int signals; /* signalfd of what is passed on */
+    int report;     /* read end: errno when mpirun could not be started, else its end */
+    int errors;     /* read end: its standard error */
+    int signals;    /* signalfd of what is passed on */
+    double drain_s; /* how long the ranks may take to drain; 0: they do not */
+    double kill_s;  /* when they have had that long, else 0 */
 } child;
 
 /* In the child: becomes mpirun, or says why not through the pipe. */
@@ -160,20 +165,34 @@ static bool pass_errors(int errors, cox__noise *noise)
     return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
+/* mpirun ends its ranks within a second or two of SIGTERM; the first one becomes the wish to drain. */
+static void pass_signal(child *c, int number)
+{
+    if (number == SIGTERM && c->drain_s > 0 && c->kill_s == 0) {
+        c->kill_s = cox_now_s() + c->drain_s;
+        number = SIGUSR1;
+    }
+    kill(c->pid, number);
+}
+
 /* Passes signals to the child and its standard error to ours until it has ended. Signals of a terminal reach
  * the whole process group by themselves. */
-static int wait_for(const child *c)
+static int wait_for(child *c)
 {
     cox__noise noise = {.n_held = 0};
     struct pollfd watched[2] = {{.fd = c->signals, .events = POLLIN}, {.fd = c->errors, .events = POLLIN}};
     int state = 0;
     while (waitpid(c->pid, &state, WNOHANG) != c->pid) {
         struct signalfd_siginfo info;
-        if (poll(watched, 2, -1) < 0) continue;
+        if (poll(watched, 2, c->kill_s > 0 ? 1000 : -1) < 0) continue;
         if (watched[1].revents && !pass_errors(c->errors, &noise)) watched[1].fd = -1;
         if (watched[0].revents && read(c->signals, &info, sizeof info) == (ssize_t)sizeof info &&
             info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL) {
-            kill(c->pid, (int)info.ssi_signo);
+            pass_signal(c, (int)info.ssi_signo);
+        }
+        if (c->kill_s > 0 && cox_now_s() > c->kill_s) {
+            c->drain_s = c->kill_s = 0;
+            kill(c->pid, SIGTERM);
         }
     }
     fcntl(c->errors, F_SETFL, O_NONBLOCK); /* a rank that outlives mpirun must not keep us */
@@ -213,14 +232,14 @@ static cox_status start(char *const arguments[], child *c, const sigset_t *befor
                     strerror(reason));
 }
 
-static cox_status run(char *const arguments[], int *exit_code)
+static cox_status run(char *const arguments[], double drain_s, int *exit_code)
 {
     static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
     sigset_t signals, before;
     sigemptyset(&signals);
     for (size_t i = 0; i < sizeof passed_on / sizeof *passed_on; i++) sigaddset(&signals, passed_on[i]);
     sigprocmask(SIG_BLOCK, &signals, &before);
-    child c = {.signals = signalfd(-1, &signals, SFD_CLOEXEC)};
+    child c = {.signals = signalfd(-1, &signals, SFD_CLOEXEC), .drain_s = drain_s};
     cox_status status = c.signals < 0 ? cox_fail(COX_IO, "cannot listen to signals: %s", strerror(errno))
                                       : start(arguments, &c, &before);
     if (status == COX_OK) {
@@ -233,7 +252,7 @@ static cox_status run(char *const arguments[], int *exit_code)
     return status;
 }
 
-cox_status cox_launch(int32_t n_ranks, int argc, char *const argv[], int *exit_code)
+cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const argv[], int *exit_code)
 {
     if (n_ranks < 1) return cox_fail(COX_INVALID, "%d ranks: give --ranks a positive number", (int)n_ranks);
     if (cox_launch_is_inside())
@@ -258,7 +277,7 @@ cox_status cox_launch(int32_t n_ranks, int argc, char *const argv[], int *exit_c
     arguments[n_flags] = program;
     for (int i = 1; i < argc; i++) arguments[n_flags + i] = argv[i];
     fflush(NULL);
-    cox_status status = run(arguments, exit_code);
+    cox_status status = run(arguments, drain_s, exit_code);
     free(arguments);
     return status;
 }

@@ -136,12 +136,12 @@ static cox_status turn(front *f, const cox_front_source *source, bool *is_end)
     return status != COX_OK ? status : watch(f);
 }
 
-static cox_status tell_finish(front *f)
+static cox_status tell_finish(front *f, bool at_once)
 {
     for (int32_t c = 1; c < f->n_coordinators; c++) {
         void *data = NULL;
         size_t n = 0;
-        cox_status packed = cox_mail_pack_finish(&data, &n);
+        cox_status packed = cox_mail_pack_finish(at_once, &data, &n);
         cox_status status = send(f->cluster, c, packed, data, n);
         if (status != COX_OK) return status;
     }
@@ -161,9 +161,12 @@ cox_status cox_front_run(cox_session *session, const cox_session_events *events,
     f.n_outstanding = calloc((size_t)f.n_coordinators, sizeof *f.n_outstanding);
     if (!f.n_outstanding) return cox_fail(COX_NO_MEMORY, "out of memory for the list of coordinators");
     cox_status status = COX_OK;
-    bool is_end = false;
-    while (status == COX_OK && (!is_end || !is_idle(&f))) status = turn(&f, source, &is_end);
-    if (status == COX_OK) status = tell_finish(&f);
+    bool is_end = false, is_over = false;
+    while (status == COX_OK && !is_over && (!is_end || !is_idle(&f))) {
+        status = turn(&f, source, &is_end);
+        if (status == COX_OK && source->tick) status = source->tick(source->context, &is_over);
+    }
+    if (status == COX_OK) status = tell_finish(&f, is_over);
     free(f.n_outstanding);
     return status;
 }
@@ -195,8 +198,9 @@ cox_session_events cox_front_mailer_events(cox_front_mailer *mailer)
     return (cox_session_events){.context = mailer, .on_text = mail_text, .on_record = mail_record};
 }
 
-/* [out] *is_finished: rank 0 said so. */
-static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool *is_finished)
+/* [out] *is_finished: rank 0 said so; *is_stopped: and does not wait for the records that are missing. */
+static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool *is_finished,
+                                bool *is_stopped)
 {
     for (;;) {
         int32_t from = 0;
@@ -209,6 +213,7 @@ static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool
         free(data);
         if (status != COX_OK) return status;
         if (mail->content_case == COX__MAIL__CONTENT_FINISH) *is_finished = true;
+        if (mail->content_case == COX__MAIL__CONTENT_STOP) *is_finished = *is_stopped = true;
         if (mail->content_case == COX__MAIL__CONTENT_REQUEST) {
             cox_request *request = mail->request;
             mail->content_case = COX__MAIL__CONTENT__NOT_SET; /* the session takes it over */
@@ -223,10 +228,10 @@ static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool
 cox_status cox_front_follow(cox_session *session, cox_front_mailer *mailer, cox_exchange *exchange,
                             const cox_front_options *options)
 {
-    bool is_finished = false;
-    while (!is_finished || cox_session_n_requests(session) > 0) {
-        cox_status status = take_requests(session, mailer->cluster, &is_finished);
-        if (status == COX_OK && cox_session_n_requests(session) > 0) {
+    bool is_finished = false, is_stopped = false;
+    while (!is_finished || (!is_stopped && cox_session_n_requests(session) > 0)) {
+        cox_status status = take_requests(session, mailer->cluster, &is_finished, &is_stopped);
+        if (status == COX_OK && !is_stopped && cox_session_n_requests(session) > 0) {
             status = cox_session_step(session);
         } else if (status == COX_OK && !is_finished) {
             status = cox_exchange_progress(exchange, IDLE_WAIT_S);

@@ -21,6 +21,9 @@ typedef struct cox_front_source {
      * will be none any more. is_idle: nothing is running, so waiting a little (0.2 s) for input costs
      * nothing. Errors end the run. */
     cox_status (*next)(void *context, bool is_idle, cox_request **request, bool *is_end);
+    /* NULL, or called once a turn. [out] *is_over: leave now; requests without a record get none. Errors end
+     * the run. */
+    cox_status (*tick)(void *context, bool *is_over);
 } cox_front_source;
 
 typedef struct cox_front_options {
@@ -29,10 +32,10 @@ typedef struct cox_front_options {
 } cox_front_options;
 
 /*
- * On rank 0: runs until the source has ended and every request has its record, then tells the other
- * coordinators to finish. The session's events are the user's; they are called for the other coordinators'
- * work too. Errors: those of source, session and exchange; PEER: a coordinator is silent (named). The caller
- * ends the job then.
+ * On rank 0: runs until the source has ended and every request has its record, or until the source wants to
+ * leave, then tells the other coordinators to finish. The session's events are the user's; they are called
+ * for the other coordinators' work too. Errors: those of source, session and exchange; PEER: a coordinator is
+ * silent (named). The caller ends the job then.
  */
 cox_status cox_front_run(cox_session *session, const cox_session_events *events, cox_cluster *cluster,
                          cox_exchange *exchange, const cox_front_source *source,

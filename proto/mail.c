@@ -41,11 +41,11 @@ cox_status cox_mail_pack_text(uint64_t id, const char *text, size_t n_text, void
     return pack(&mail, data, n);
 }
 
-cox_status cox_mail_pack_finish(void **data, size_t *n)
+cox_status cox_mail_pack_finish(bool at_once, void **data, size_t *n)
 {
     cox_mail mail = COX__MAIL__INIT;
-    mail.content_case = COX__MAIL__CONTENT_FINISH;
-    mail.finish = 1;
+    mail.content_case = at_once ? COX__MAIL__CONTENT_STOP : COX__MAIL__CONTENT_FINISH;
+    *(at_once ? &mail.stop : &mail.finish) = 1;
     return pack(&mail, data, n);
 }
 

@@ -497,7 +497,8 @@ int32_t cox_request_http_status(cox_status status)
     case COX_UNSUPPORTED:
     case COX_TOO_LONG: return 400;
     case COX_NO_MEMORY:
-    case COX_BUSY: return 503;
+    case COX_BUSY:
+    case COX_REQUEUE: return 503;
     case COX_IO:
     case COX_PEER:
     case COX_INTERNAL: break;

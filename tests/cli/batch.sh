@@ -75,7 +75,7 @@ check "standard input and output" test "$(field "$work/stdout.jsonl" status_code
 chat short "What is a kite?" | "$coxswain" batch --model "$model" --input - --output - --max-tokens 2 \
     > "$work/short.jsonl" 2> "$work/err.txt"
 check "--max-tokens is the default" test "$(field "$work/short.jsonl" completion_tokens)" = 2
-refuses 2 "exists.*--force" batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl"
+refuses 2 "exists.*--force" batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl" --seed 1
 check "the old output is whole" test "$(wc -l < "$work/out.jsonl")" = "$n_lines"
 refuses 3 "nowhere.jsonl" batch --model "$model" --input "$work/nowhere.jsonl" --output "$work/new.jsonl"
 check "no output for a missing input" test ! -e "$work/new.jsonl"

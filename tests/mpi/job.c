@@ -124,7 +124,7 @@ int main(int argc, char **argv)
     if (argc < 3) return 2;
     signal(SIGUSR1, on_usr1);
     if (!cox_launch_is_inside()) {
-        cox_status launched = cox_launch(atoi(argv[1]), argc, argv, &exit_code);
+        cox_status launched = cox_launch(atoi(argv[1]), 0, argc, argv, &exit_code);
         if (launched != COX_OK) fprintf(stderr, "%s\n", cox_status_message());
         return launched == COX_OK ? exit_code : cox_status_exit_code(launched);
     }

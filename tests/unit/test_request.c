@@ -248,11 +248,13 @@ static void test_mail_there_and_back(void **state)
     assert_int_equal(cox_mail_unpack(&mail, data, n - 1), COX_INTERNAL);
     free(data);
 
-    assert_int_equal(cox_mail_pack_finish(&data, &n), COX_OK);
-    assert_int_equal(cox_mail_unpack(&mail, data, n), COX_OK);
-    assert_int_equal(mail->content_case, COX__MAIL__CONTENT_FINISH);
-    cox_mail_destroy(mail);
-    free(data);
+    for (int at_once = 0; at_once < 2; at_once++) {
+        assert_int_equal(cox_mail_pack_finish(at_once, &data, &n), COX_OK);
+        assert_int_equal(cox_mail_unpack(&mail, data, n), COX_OK);
+        assert_int_equal(mail->content_case, at_once ? COX__MAIL__CONTENT_STOP : COX__MAIL__CONTENT_FINISH);
+        cox_mail_destroy(mail);
+        free(data);
+    }
     cox_record_destroy(record);
     cox_request_destroy(request);
 }

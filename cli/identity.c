@@ -1,0 +1,135 @@
+/* Hashes of files and of what the options say. */
+#include "cli/identity.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sha256.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "steering/vector.h"
+
+enum { READ_BYTES = 1 << 18, SAMPLED_TENSORS = 256, SAMPLE_BYTES = 256 };
+
+static cox_status add(json_t *run, const char *key, json_t *value)
+{
+    return json_object_set_new(run, key, value) == 0
+               ? COX_OK
+               : cox_fail(COX_NO_MEMORY, "out of memory, or %s is not valid UTF-8", key);
+}
+
+cox_status cox_identity_add_text(json_t *run, const char *key, const char *text)
+{
+    return add(run, key, json_string(text));
+}
+
+cox_status cox_identity_add_bytes(json_t *run, const char *key, const void *data, size_t n)
+{
+    SHA2_CTX sha;
+    char digest[SHA256_DIGEST_STRING_LENGTH];
+    SHA256Init(&sha);
+    SHA256Update(&sha, data, n);
+    return add(run, key, json_string(SHA256End(&sha, digest)));
+}
+
+/* The bytes of a file into the hash. Errors: NOT_FOUND, IO. */
+static cox_status hash_file(SHA2_CTX *sha, const char *path, cox_cluster *cluster)
+{
+    static unsigned char bytes[READ_BYTES];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return cox_fail(errno == ENOENT ? COX_NOT_FOUND : COX_IO, "%s: cannot open: %s", path,
+                        strerror(errno));
+    cox_status status = COX_OK;
+    for (ssize_t got = 1; got != 0 && status == COX_OK;) {
+        if (cluster) cox_cluster_keepalive(cluster, "reading the input for its checksum");
+        got = read(fd, bytes, sizeof bytes);
+        if (got > 0) SHA256Update(sha, bytes, (size_t)got);
+        if (got < 0 && errno != EINTR)
+            status = cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
+    }
+    close(fd);
+    return status;
+}
+
+cox_status cox_identity_add_file(json_t *run, const char *key, const char *path, cox_cluster *cluster)
+{
+    SHA2_CTX sha;
+    char digest[SHA256_DIGEST_STRING_LENGTH];
+    SHA256Init(&sha);
+    cox_status status = hash_file(&sha, path, cluster);
+    if (status != COX_OK) return status;
+    return add(run, key, json_string(SHA256End(&sha, digest)));
+}
+
+/* The fingerprint of a model says nothing of its weights, and reading all of them would take as long as
+ * loading: some bytes of tensors all over it tell one training from another. */
+static json_t *sample_weights(const cox_model *model)
+{
+    size_t n = cox_checkpoint_n_tensors(model->checkpoint);
+    size_t stride = n / SAMPLED_TENSORS + 1;
+    SHA2_CTX sha;
+    char digest[SHA256_DIGEST_STRING_LENGTH];
+    SHA256Init(&sha);
+    for (size_t i = 0; i < n; i += stride) {
+        const cox_tensor *tensor = cox_checkpoint_tensor(model->checkpoint, i);
+        size_t n_bytes = tensor->n_bytes < SAMPLE_BYTES ? tensor->n_bytes : SAMPLE_BYTES;
+        const uint8_t *middle = (const uint8_t *)tensor->data + (tensor->n_bytes - n_bytes) / 2;
+        SHA256Update(&sha, middle, n_bytes);
+    }
+    return json_string(SHA256End(&sha, digest));
+}
+
+/* The small files beside the weights that decide how text becomes tokens and where it ends. */
+static cox_status add_texts(json_t *run, const char *folder)
+{
+    static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json",
+                                        "chat_template.jinja", "generation_config.json"};
+    SHA2_CTX sha;
+    char path[4096], digest[SHA256_DIGEST_STRING_LENGTH];
+    SHA256Init(&sha);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        SHA256Update(&sha, (const uint8_t *)names[i], strlen(names[i]) + 1);
+        cox_status status = hash_file(&sha, path, NULL);
+        if (status != COX_OK && status != COX_NOT_FOUND) return status;
+    }
+    return add(run, "model_settings", json_string(SHA256End(&sha, digest)));
+}
+
+/* All kernels but these give the same bits. */
+static bool is_exact(const char *kernel)
+{
+    return strcmp(kernel, "bf16-act") != 0 && strcmp(kernel, "blas") != 0;
+}
+
+cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model)
+{
+    char tokenizer[65];
+    cox_status status = cox_tokenizer_fingerprint(model->folder, tokenizer);
+    if (status == COX_OK) status = add(run, "model", json_string(options->model));
+    if (status == COX_OK) status = add(run, "model_fingerprint", json_string(model->fingerprint));
+    if (status == COX_OK) status = add(run, "model_weights", sample_weights(model));
+    if (status == COX_OK) status = add(run, "model_tokenizer", json_string(tokenizer));
+    if (status == COX_OK) status = add_texts(run, model->folder);
+    if (status == COX_OK && options->template_name)
+        status = add(run, "template", json_string(options->template_name));
+    if (status == COX_OK)
+        status = add(run, "kernel", json_string(is_exact(options->kernel) ? "exact" : options->kernel));
+    return status;
+}
+
+cox_status cox_identity_add_sampling(json_t *run, const cox_options *options)
+{
+    json_t *sampling =
+        json_pack("{s:I, s:f, s:I, s:f, s:f, s:f, s:I, s:b, s:b}", "max_tokens",
+                  (json_int_t)options->max_tokens, "temperature", options->temperature, "top_k",
+                  (json_int_t)options->top_k, "top_p", options->top_p, "min_p", options->min_p,
+                  "repetition_penalty", options->repetition_penalty, "seed", (json_int_t)options->seed,
+                  "ignore_eos", (int)options->ignores_eos, "logits_digest", (int)options->wants_digest);
+    if (!sampling) return cox_fail(COX_NO_MEMORY, "out of memory");
+    int failed = json_object_update(run, sampling);
+    json_decref(sampling);
+    return failed ? cox_fail(COX_NO_MEMORY, "out of memory") : COX_OK;
+}

@@ -1,0 +1,30 @@
+/*
+ * What the results of a run depend on, by name: two runs with equal identities give the same results, so one
+ * may go on where the other was stopped. What does not change a result (ranks, threads, placement, exact
+ * kernels, memory) is left out. The object becomes the `run` of a journal (cluster/journal.h).
+ */
+#ifndef COX_CLI_IDENTITY_H
+#define COX_CLI_IDENTITY_H
+
+#include <jansson.h>
+
+#include "cli/options.h"
+#include "cluster/cluster.h"
+#include "model/model.h"
+
+/* The model: its path as given, which answers repeat, its fingerprint, a sample of its weights, tokenizer,
+ * template, end tokens; whether kernels round. Errors: NOT_FOUND, IO, NO_MEMORY. */
+cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model);
+
+/* What requests that do not say otherwise are sampled with. Errors: NO_MEMORY. */
+cox_status cox_identity_add_sampling(json_t *run, const cox_options *options);
+
+/* SHA-256 of a file, under `key`. cluster: told that this rank is alive; NULL: nobody. Errors: NOT_FOUND, IO,
+ * NO_MEMORY. */
+cox_status cox_identity_add_file(json_t *run, const char *key, const char *path, cox_cluster *cluster);
+
+/* SHA-256 of n bytes, or a text as it is. Errors: NO_MEMORY, also for text that is not UTF-8. */
+cox_status cox_identity_add_bytes(json_t *run, const char *key, const void *data, size_t n);
+cox_status cox_identity_add_text(json_t *run, const char *key, const char *text);
+
+#endif
