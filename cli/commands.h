@@ -10,6 +10,7 @@ cox_status cox_command_generate(const cox_options *options);
 cox_status cox_command_batch(const cox_options *options);
 cox_status cox_command_logits(const cox_options *options);
 cox_status cox_command_direction(const cox_options *options);
+cox_status cox_command_sweep(const cox_options *options);
 cox_status cox_command_routes(const cox_options *options);
 cox_status cox_command_capture(const cox_options *options);
 cox_status cox_command_decompose(const cox_options *options);

@@ -73,7 +73,7 @@ cox_status cox_first_tokens_read(const char *ids, const cox_texts *texts, const 
     cox_status status = set ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a set of tokens");
     if (status == COX_OK) status = cox_tokenizer_load(&tokenizer, folder);
     if (status == COX_OK && ids) status = add_ids(set, model, ids);
-    for (size_t i = 0; i < texts->n && status == COX_OK; i++)
+    for (size_t i = 0; texts && i < texts->n && status == COX_OK; i++)
         status = add_text(set, model, tokenizer, "--filter-phrase", texts->items[i]);
     if (status == COX_OK && rules_path) status = add_rules(set, model, tokenizer, rules_path);
     if (status == COX_OK) status = check_size(set, model->vocab_size);

@@ -52,7 +52,7 @@ static int finish(const char *name, cox_status status)
 /* A command whose results are journaled ends early when it is asked to (cluster/drain.h). */
 static bool drains(const cox_options *options)
 {
-    return options->command == COX_COMMAND_BATCH;
+    return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP;
 }
 
 /* The same command under mpirun. Only this process sees the terminal, so it settles how progress is shown. */
@@ -93,6 +93,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     case COX_COMMAND_LOGITS: return cox_command_logits(options);
     case COX_COMMAND_TOKENIZE: return cox_command_tokenize(options);
     case COX_COMMAND_INSPECT: return cox_command_inspect(options);
+    case COX_COMMAND_SWEEP: return cox_command_sweep(options);
     case COX_COMMAND_DIRECTION: return cox_command_direction(options);
     case COX_COMMAND_ROUTES: return cox_command_routes(options);
     case COX_COMMAND_CAPTURE: return cox_command_capture(options);

@@ -19,8 +19,9 @@ enum {
     EVALUATE = COX_COMMAND_EVALUATE,
     CAPTURE = COX_COMMAND_CAPTURE,
     DECOMPOSE = COX_COMMAND_DECOMPOSE,
-    CLASSES = DIRECTION | ROUTES | DECOMPOSE, /* of two sets of prompts */
-    MEASURES = ROUTES | DECOMPOSE | EVALUATE, /* with intervals */
+    SWEEP = COX_COMMAND_SWEEP,
+    CLASSES = DIRECTION | ROUTES | DECOMPOSE | SWEEP, /* of two sets of prompts */
+    MEASURES = ROUTES | DECOMPOSE | EVALUATE,         /* with intervals */
     SETS = CLASSES | EVALUATE | CAPTURE,
     RUNS = GENERATE | BATCH | LOGITS | SETS, /* commands that run the model */
     TEXT = GENERATE | BATCH,
@@ -43,6 +44,10 @@ static const struct {
      "Turns standard input into token ids (one JSON list), or ids back into text."},
     {COX_COMMAND_INSPECT, "inspect", "--model DIR [--ranks N]",
      "Describes a model and foretells what each rank would hold, loading nothing."},
+    {COX_COMMAND_SWEEP, "sweep", "--model DIR --grid FILE --a FILE --b FILE --rules FILE --output DIR",
+     "Runs a grid of steering plans over two sets of prompts: log-odds of the first token and KL divergence "
+     "of "
+     "every cell, then answers of the best. A sweep that was stopped goes on with the same command."},
     {COX_COMMAND_DIRECTION, "direction", "--model DIR --a FILE --b FILE --output FILE.safetensors",
      "Writes what sets two sets of prompts apart inside the model: the difference of the mean rows at a "
      "site, of every expert too."},
@@ -106,6 +111,22 @@ static const option_row table[] = {
     {"--b", CLASSES, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, true,
      "prompts of the class that it is compared with"},
     {"--output", DIRECTION, TEXT_VALUE, AT(output), "FILE", 0, 0, true, "the vector file to write"},
+    {"--grid", SWEEP, TEXT_VALUE, AT(grid), "FILE", 0, 0, true,
+     "which plans to try (docs/formats.md, grids)"},
+    {"--rules", SWEEP, TEXT_VALUE, AT(rules), "FILE", 0, 0, true,
+     "how answers are judged, and the first tokens whose log-odds are measured (docs/formats.md, rules)"},
+    {"--neutral", SWEEP, TEXT_VALUE, AT(neutral), "FILE", 0, 0, false,
+     "prompts on which the KL divergence from the clean run is measured (default: those of --b)"},
+    {"--output", SWEEP, TEXT_VALUE, AT(output), "DIR", 0, 0, true,
+     "folder of the results, made if need be; a sweep that was stopped goes on there"},
+    {"--show-cell", SWEEP, INTEGER, AT(shown_cell), "N", 0, 1e15, false,
+     "only print the plan of cell N, as a request of batch takes it"},
+    {"--best", SWEEP, INTEGER, AT(n_best), "N", 0, 10000, false,
+     "generate answers of the N cells of each block that weaken most and the N that strengthen most, and of "
+     "the "
+     "controls at the same places (default 1)"},
+    {"--max-kl", SWEEP, NUMBER, AT(max_kl), "NATS", 0, 1e9, false,
+     "leave cells with a larger mean KL divergence out of the choice (default 1)"},
     {"--site", DIRECTION, TEXT_VALUE, AT(site), "SITE", 0, 0, false,
      "resid_pre, attn_out, resid_mid, router_logits, expert_out, moe_out or resid_post (default resid_post)"},
     {"--layer", DIRECTION, TEXT_VALUE, AT(layer), "N[,N...]|all", 0, 0, false,
@@ -172,8 +193,8 @@ static const option_row table[] = {
     {"--steer", BATCH, TEXT_VALUE, AT(plan), "PLAN.json", 0, 0, false,
      "the steering plan of requests that have no \"steering\" of their own"},
     {"--steer", LOGITS | EVALUATE, TEXT_VALUE, AT(plan), "PLAN.json", 0, 0, false, "a steering plan"},
-    {"--force-steering", TEXT | LOGITS | EVALUATE | DECOMPOSE, FLAG, AT(forces_steering), NULL, 0, 0, false,
-     "accept steering vectors made for another model or tokenizer; results say so"},
+    {"--force-steering", TEXT | LOGITS | EVALUATE | DECOMPOSE | SWEEP, FLAG, AT(forces_steering), NULL, 0, 0,
+     false, "accept steering vectors made for another model or tokenizer; results say so"},
     {"--trace-routes", TEXT, TEXT_VALUE, AT(trace_folder), "DIR", 0, 0, false,
      "write each answer's routes to a file in this folder, made if need be"},
     {"--force", BATCH, FLAG, AT(has_force), NULL, 0, 0, false,
@@ -189,7 +210,7 @@ static const option_row table[] = {
      "ids (a JSON list, or separated by blanks) to text"},
     {"--chat", TOKENIZE, FLAG, AT(is_chat), NULL, 0, 0, false,
      "wrap the text in the chat template, as a user's message"},
-    {"--max-tokens", TEXT, INTEGER, AT(max_tokens), "N", 0, 1 << 24, false,
+    {"--max-tokens", TEXT | SWEEP, INTEGER, AT(max_tokens), "N", 0, 1 << 24, false,
      "generate at most so many tokens (default 256; in batch, for requests that do not say)"},
     {"--raw", GENERATE | SETS, FLAG, AT(is_raw), NULL, 0, 0, false,
      "take the prompt as it is, without a chat template"},
@@ -215,7 +236,7 @@ static const option_row table[] = {
      "go on after the model's end-of-text tokens"},
     {"--logprobs", GENERATE, INTEGER, AT(logprobs), "N", 0, 20, false,
      "log probability of each token and of the N likeliest (needs --json)"},
-    {"--logits-digest", TEXT, FLAG, AT(wants_digest), NULL, 0, 0, false,
+    {"--logits-digest", TEXT | SWEEP, FLAG, AT(wants_digest), NULL, 0, 0, false,
      "SHA-256 over the f32 logits of each sampled position"},
     {"--json", GENERATE | TOKENIZE | INSPECT | MEASURES, FLAG, AT(is_json), NULL, 0, 0, false,
      "print JSON for machines"},
@@ -285,6 +306,9 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .prefill_chunk = 512,
                              .residual_memory_bytes = UINT64_MAX,
                              .max_tokens = 256,
+                             .n_best = 1,
+                             .shown_cell = -1,
+                             .max_kl = 1,
                              .drain_time_s = 10,
                              .site = "resid_post",
                              .layer = "all",

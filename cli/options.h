@@ -23,6 +23,7 @@ typedef enum cox_command {
     COX_COMMAND_EVALUATE = 128,
     COX_COMMAND_CAPTURE = 256,
     COX_COMMAND_DECOMPOSE = 512,
+    COX_COMMAND_SWEEP = 1024,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -59,6 +60,10 @@ typedef struct cox_options {
     bool is_counterfactual, has_routes, has_statistics;
     int64_t limit; /* prompts of each set; 0: all */
     bool is_unit;
+    /* a sweep */
+    const char *grid, *neutral;
+    int64_t n_best, shown_cell; /* shown_cell -1: none */
+    double max_kl;
     int64_t last, top, resamples; /* tokens of a prompt, rows of a table, bootstrap samples */
     const char *measure, *vector, *effects;
     /* input and output */

@@ -101,7 +101,36 @@ static void make_jobs(cox_engine *engine, const cox_layer_weights *w, int32_t la
     }
 }
 
-void cox__attention(cox_engine *engine, int32_t layer, const cox__slot *slot)
+/* In the last layer: the slot's rows close up over those that have nothing left to do. Returns how many are
+ * left. */
+static int32_t drop_idle(cox_engine *engine, cox__slot *slot)
+{
+    cox__batch *batch = &engine->batch;
+    size_t d_model = (size_t)engine->model->d_model;
+    size_t q_width = (size_t)engine->model->n_heads * (size_t)engine->model->head_dim;
+    int32_t kept = slot->first, end = slot->end;
+    for (int32_t row = slot->first; row < end; row++) {
+        if (batch->is_idle[row]) continue;
+        int32_t to = kept++;
+        batch->moved[row] = to;
+        if (to == row) continue;
+        memcpy(engine->x + (size_t)to * d_model, engine->x + (size_t)row * d_model, d_model * sizeof(float));
+        memcpy(engine->q + (size_t)(to - slot->first) * q_width,
+               engine->q + (size_t)(row - slot->first) * q_width, q_width * sizeof(float));
+        batch->positions[to] = batch->positions[row];
+        batch->sequences[to] = batch->sequences[row];
+        batch->starts[to] = batch->starts[row];
+        batch->keeps[to] = batch->keeps[row];
+    }
+    for (int32_t i = 0; i < batch->n_logit_rows; i++) {
+        int32_t row = batch->logit_rows[i];
+        if (row >= slot->first && row < end) batch->logit_rows[i] = batch->moved[row];
+    }
+    slot->end = kept;
+    return kept - slot->first;
+}
+
+void cox__attention(cox_engine *engine, int32_t layer, cox__slot *slot)
 {
     const cox_model *model = engine->model;
     const cox_layer_weights *w = &engine->trunk->layers[layer];
@@ -127,8 +156,11 @@ void cox__attention(cox_engine *engine, int32_t layer, const cox__slot *slot)
         finish_heads(engine, k, model->n_kv_heads, w->k_norm, cosine, sine);
         if (model->clip_qkv > 0) clamp(v, kv_width, model->clip_qkv);
         store_kv(engine, layer, row, k, v);
-        make_jobs(engine, w, layer, row, i);
     }
+    if (layer == model->n_layers - 1 && engine->batch.has_idle) n_rows = drop_idle(engine, slot);
+#pragma omp parallel for schedule(static) if (n_rows >= 16)
+    for (int32_t i = 0; i < n_rows; i++) make_jobs(engine, w, layer, slot->first + i, i);
+    if (n_rows == 0) return;
     cox_attention(engine->kernels, engine->attention_jobs, n_rows * model->n_kv_heads);
     cox_matmul_job o = {.y = engine->projected,
                         .y_stride = d_model,

@@ -116,6 +116,8 @@ static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, b
     e->batch.staged_positions = TAKE(rows, sizeof(int32_t));
     e->batch.staged = TAKE(rows, sizeof(void *));
     e->batch.logit_rows = TAKE(rows, sizeof(int32_t));
+    e->batch.moved = TAKE(rows, sizeof(int32_t));
+    e->batch.is_idle = TAKE(rows, 1);
     for (int32_t s = 0; s < e->options.n_slots; s++) {
         e->slots[s].ends = TAKE((size_t)model->n_layers + 1, sizeof(int32_t));
         e->slots[s].routes = TAKE(slot_rows * top_k, sizeof(cox_route));
@@ -301,7 +303,7 @@ static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan 
     s->report = calloc(n_hits, sizeof *s->report);
     if (!s->hits || !s->report) return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
     cox_status status = cox__steering_use(engine, plan, &s->steering);
-    if (status == COX_OK) cox__steering_reach(s->steering, s->request.n_prompt, &s->table);
+    if (status == COX_OK) cox__steering_reach(s->steering, &s->request, &s->table);
     return status;
 }
 

@@ -77,8 +77,14 @@ typedef struct cox_sequence_request {
     cox_plan *plan;    /* NULL: none. Taken over when submit succeeds; equal plans are kept once */
     const cox_observation *observation; /* NULL: none. Borrowed until on_done. Its positions are computed, not
                                            taken from the prefix cache */
-    bool wants_logits;   /* on_logits for every computed position of the prompt, and every sampled one ... */
-    int32_t logits_from; /* ... from this position on */
+    const uint8_t
+        *touched;         /* NULL, or [n_prompt], borrowed until on_done: the caller vouches that in the first
+                             layer of its plan, which has expert_out interventions only there, prompt rows
+                             with 0 are not touched (their routes are known). They are not computed in it */
+    bool skips_idle_rows; /* rows whose logits nobody wants end with the last layer's keys and values: what a
+                             plan would do to them there reaches nothing and is not counted */
+    bool wants_logits;    /* on_logits for every computed position of the prompt, and every sampled one ... */
+    int32_t logits_from;  /* ... from this position on */
 } cox_sequence_request;
 
 typedef struct cox_sequence_result {

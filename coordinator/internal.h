@@ -43,6 +43,9 @@ typedef struct cox__batch {
     int32_t *staged_positions; /* [max_rows] the rows in token order over the whole step */
     cox__sequence **staged;    /* [max_rows] */
     bool has_steering, has_traces, has_observations, has_keeps; /* of any row */
+    bool has_idle;                                              /* of any row */
+    uint8_t *is_idle; /* [max_rows] rows of which only keys and values are wanted in the last layer */
+    int32_t *moved;   /* [max_rows] where a row went when the others were dropped */
     int32_t n_logit_rows;
     int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, by sequence, then position */
 } cox__batch;
@@ -126,7 +129,7 @@ void cox__retire(cox_engine *engine, cox__sequence *sequence);
 void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front);
 
 /* attention.c: x += attention(x) of layer l for the slot's rows; their keys and values enter the cache. */
-void cox__attention(cox_engine *engine, int32_t layer, const cox__slot *slot);
+void cox__attention(cox_engine *engine, int32_t layer, cox__slot *slot);
 
 /* observe.c: shows those rows of a slot that are observed at this site; row i of the slot at
  * rows + i * stride. */

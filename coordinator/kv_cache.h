@@ -61,6 +61,9 @@ typedef struct cox_kv_table {
      * below n_clean_layers; keys and values below n_clean_keys are clean in all layers (what acts behind the
      * last keys reaches none). Without a plan: INT32_MAX, n_layers, INT32_MAX. */
     int32_t n_clean_positions, n_clean_layers, n_clean_keys;
+    const uint8_t *touched; /* NULL, or [n_touched] by position: rows with 0 are clean at the entry of layer
+                               n_clean_layers + 1 too; borrowed */
+    int32_t n_touched;
     bool starts_at_embedding; /* rows that are computed go through all layers */
     bool is_private;          /* shares nothing, neither way */
     int32_t n_matched;        /* positions below are known to the index */

@@ -76,6 +76,7 @@ int32_t cox_kv_start(cox_kv_cache *cache, const cox_kv_table *table, int32_t pos
     page->last_step = cache->step;
     const cox_kv_page *own = &table->pages[position / COX_KV_BLOCK];
     int32_t n = position < table->n_clean_positions ? cache->shape.n_layers : table->n_clean_layers;
+    if (n < cache->shape.n_layers && position < table->n_touched && !table->touched[position]) n++;
     if (n > own->n_known) n = own->n_known;
     if (n > page->n_layers) n = page->n_layers;
     if (own->residuals >= 0) { /* what this sequence passes on must not have gaps */

@@ -216,6 +216,7 @@ cox_status cox__layers(cox_engine *engine, int32_t n_slots)
                 continue; /* its rows start further up: nobody is asked for anything */
             cox_cluster_keepalive(engine->cluster, "computing attention");
             cox__attention(engine, l, slot);
+            if (slot->end == slot->first) continue; /* only keys and values were wanted */
             if (model->layers[l].is_moe) {
                 status = begin_moe(engine, l, s);
             } else {

@@ -147,9 +147,11 @@ static void place_row(cox_engine *engine, int32_t i, int32_t row, int32_t start)
     engine->counters.layer_rows_saved += (uint64_t)start;
     bool is_last = position == sequence->n_tokens - 1;
     bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
-    if (is_sampled || (sequence->request.wants_logits && position >= sequence->n_reported)) {
-        batch->logit_rows[batch->n_logit_rows++] = row;
-    }
+    bool wants_logits = is_sampled || (sequence->request.wants_logits && position >= sequence->n_reported);
+    if (wants_logits) batch->logit_rows[batch->n_logit_rows++] = row;
+    batch->is_idle[row] = sequence->request.skips_idle_rows && !wants_logits && !batch->keeps[row] &&
+                          !sequence->request.wants_routes && !sequence->request.observation;
+    batch->has_idle |= batch->is_idle[row];
 }
 
 /* Staged rows [first, end) become the slot's, sorted by the layer at which they start. */
@@ -190,6 +192,7 @@ void cox__schedule(cox_engine *engine)
     batch->n_rows = 0;
     batch->n_logit_rows = 0;
     batch->has_steering = batch->has_traces = batch->has_observations = batch->has_keeps = false;
+    batch->has_idle = false;
     cox_kv_begin_step(engine->kv);
     int32_t room = engine->options.max_rows;
     for (int32_t i = 0; i < engine->n_running; i++) engine->running[i]->n_scheduled = 0;

@@ -49,7 +49,8 @@ int32_t cox__steering_n_hits(const cox__steering *steering);
 int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hits, cox_steer_hits *report);
 
 /* Tells a table that has just been created what the plan leaves clean, and what it does to each page. */
-void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, cox_kv_table *table);
+void cox__steering_reach(const cox__steering *steering, const cox_sequence_request *request,
+                         cox_kv_table *table);
 
 /* Vector operations at a site of the d_model-wide rows of a slot, row i of the slot at rows + i * stride;
  * then the rows are shown to who observes them. */

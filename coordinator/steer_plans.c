@@ -216,12 +216,26 @@ int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hit
     return n;
 }
 
-void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, cox_kv_table *table)
+/* Positions that an intervention may touch in a sequence. */
+static void resolve(const cox_intervention *v, int32_t n_prompt, int32_t n_untouched, int32_t *from,
+                    int32_t *to)
 {
+    cox_positions_resolve(&v->positions, n_prompt, from, to);
+    if (*from < n_untouched) *from = n_untouched;
+}
+
+void cox__steering_reach(const cox__steering *steering, const cox_sequence_request *request,
+                         cox_kv_table *table)
+{
+    int32_t n_untouched = 0;
+    while (request->touched && n_untouched < request->n_prompt && !request->touched[n_untouched])
+        n_untouched++;
+    table->touched = request->touched;
+    table->n_touched = request->touched ? request->n_prompt : 0;
     for (int32_t i = 0; i < steering->plan->n; i++) {
         const cox_intervention *v = &steering->plan->interventions[i];
         int32_t from, to, l = 0;
-        cox_positions_resolve(&v->positions, n_prompt, &from, &to);
+        resolve(v, request->n_prompt, n_untouched, &from, &to);
         if (v->strength == 0 || from >= to) continue;
         while (l < table->n_clean_layers && !v->layers[l]) l++;
         table->n_clean_layers = l;
@@ -232,7 +246,7 @@ void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, cox_kv
         int32_t end = (p + 1) * COX_KV_BLOCK;
         for (int32_t i = 0; i < steering->plan->n; i++) {
             int32_t from, to;
-            cox_positions_resolve(&steering->plan->interventions[i].positions, n_prompt, &from, &to);
+            resolve(&steering->plan->interventions[i], request->n_prompt, n_untouched, &from, &to);
             if (steering->kv_hashes[i] == 0 || from >= end || from >= to) continue;
             if (to > end) to = end;
             uint64_t *effect = &table->pages[p].effect;

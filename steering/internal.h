@@ -74,9 +74,8 @@ typedef struct cox__plan_builder {
     const cox_model *model;
     const char *where, *folder, *tokenizer_fingerprint;
     bool is_forced;          /* accept other fingerprints */
-    cox_vector_file **files; /* read so far */
-    size_t n_files;
-    cox__row *rows; /* distinct rows, in the plan's arena */
+    cox_vector_cache *files; /* read so far */
+    cox__row *rows;          /* distinct rows, in the plan's arena */
     size_t n_rows, room_rows, n_bytes;
 } cox__plan_builder;
 

@@ -31,9 +31,39 @@ double cox_log_sum_exp(const float *logits, int32_t n)
     return log_sum_exp_of(logits, NULL, true, n);
 }
 
+double cox_log_odds_of(const float *logits, const uint8_t *in_set, int32_t n, double *whole)
+{
+    double in = log_sum_exp_of(logits, in_set, true, n), out = log_sum_exp_of(logits, in_set, false, n);
+    double higher = in > out ? in : out, lower = in > out ? out : in;
+    *whole = isinf(lower) ? higher : higher + cox_log_f64(1 + cox_exp_f64(lower - higher));
+    return in - out;
+}
+
 double cox_log_odds(const float *logits, const uint8_t *in_set, int32_t n)
 {
-    return log_sum_exp_of(logits, in_set, true, n) - log_sum_exp_of(logits, in_set, false, n);
+    double whole;
+    return cox_log_odds_of(logits, in_set, n, &whole);
+}
+
+bool cox_softmax_f64(const float *logits, int32_t n, double *p, double *log_p)
+{
+    double whole = cox_log_sum_exp(logits, n);
+    if (!isfinite(whole)) return false;
+    for (int32_t i = 0; i < n; i++) {
+        log_p[i] = isinf(logits[i]) ? -INFINITY : (double)logits[i] - whole;
+        p[i] = isinf(logits[i]) ? 0 : cox_exp_f64(log_p[i]);
+    }
+    return true;
+}
+
+double cox_kl_from(const double *p, const double *log_p, const float *steered, double whole, int32_t n)
+{
+    double sum = 0;
+    if (!isfinite(whole)) return NAN;
+    for (int32_t i = 0; i < n; i++) {
+        if (p[i] > 0) sum += p[i] * (log_p[i] - ((double)steered[i] - whole));
+    }
+    return sum > 0 ? sum : 0; /* below 0 by rounding only */
 }
 
 double cox_kl_divergence(const float *clean, const float *steered, int32_t n)
@@ -46,7 +76,7 @@ double cox_kl_divergence(const float *clean, const float *steered, int32_t n)
         double p = cox_exp_f64(log_p);
         if (p > 0) sum += p * (log_p - log_q);
     }
-    return sum > 0 ? sum : 0; /* below 0 by rounding only */
+    return sum > 0 ? sum : 0;
 }
 
 double cox_log_probability(const float *logits, int32_t n, int32_t id)

@@ -24,10 +24,19 @@ double cox_log_sum_exp(const float *logits, int32_t n);
  * 2406.11717, section C.1.) T must be neither empty nor everything.
  */
 double cox_log_odds(const float *logits, const uint8_t *in_set, int32_t n);
+/* The same, and [out] *whole: log-sum-exp of all, from the two parts (so with other roundings than
+ * cox_log_sum_exp), which spares a pass over the logits. */
+double cox_log_odds_of(const float *logits, const uint8_t *in_set, int32_t n, double *whole);
 
 /* KL(p || q) = sum_i p_i (log p_i - log q_i), p and q the softmax of clean and steered logits, in nats; at
  * least 0. */
 double cox_kl_divergence(const float *clean, const float *steered, int32_t n);
+
+/* The same in two halves, for many steered runs against one clean one: p = softmax(clean) and its logarithm,
+ * both [n] ([out]; false when the logits are not finite, then they say nothing), and the divergence from
+ * them; whole: the log-sum-exp of the steered logits. */
+bool cox_softmax_f64(const float *logits, int32_t n, double *p, double *log_p);
+double cox_kl_from(const double *p, const double *log_p, const float *steered, double whole, int32_t n);
 
 /* log softmax(logits)[id] */
 double cox_log_probability(const float *logits, int32_t n, int32_t id);

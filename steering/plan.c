@@ -49,15 +49,25 @@ cox_status cox__plan_create(cox_plan **plan, int32_t n_layers, int32_t n_experts
         cox_arena_destroy(arena);
         return COX_NO_MEMORY;
     }
-    *fresh = (cox_plan){
-        .name = "", .n_layers = n_layers, .n_experts = n_experts, .d_model = d_model, .arena = arena};
+    *fresh = (cox_plan){.name = "",
+                        .n_layers = n_layers,
+                        .n_experts = n_experts,
+                        .d_model = d_model,
+                        .n_owners = 1,
+                        .arena = arena};
     *plan = fresh;
     return COX_OK;
 }
 
+cox_plan *cox_plan_share(cox_plan *plan)
+{
+    plan->n_owners++;
+    return plan;
+}
+
 void cox_plan_free(cox_plan *plan)
 {
-    if (plan) cox_arena_destroy(plan->arena);
+    if (plan && --plan->n_owners == 0) cox_arena_destroy(plan->arena);
 }
 
 const int32_t *cox_plan_at(const cox_plan *plan, int32_t layer, cox_site site, int32_t *n)
@@ -240,6 +250,7 @@ cox_status cox_plan_fix_positions(const cox_plan *plan, int32_t n_prompt, cox_pl
 
 bool cox_plan_equal(const cox_plan *a, const cox_plan *b)
 {
+    if (a == b) return true;
     if (a->hash != b->hash || a->n != b->n) return false;
     void *data[2] = {NULL, NULL};
     size_t n_bytes[2] = {0, 0};
@@ -255,6 +266,17 @@ bool cox_plan_equal(const cox_plan *a, const cox_plan *b)
 cox_status cox_plan_from_json(cox_plan **plan, const json_t *json, const char *where, const char *folder,
                               const cox_model *model, const char *tokenizer_fingerprint, bool force)
 {
+    cox_vector_cache cache = {0};
+    cox_status status =
+        cox_plan_from_json_cached(plan, json, where, folder, model, tokenizer_fingerprint, force, &cache);
+    cox_vector_cache_release(&cache);
+    return status;
+}
+
+cox_status cox_plan_from_json_cached(cox_plan **plan, const json_t *json, const char *where,
+                                     const char *folder, const cox_model *model,
+                                     const char *tokenizer_fingerprint, bool force, cox_vector_cache *cache)
+{
     cox_plan *fresh = NULL;
     cox_status status = cox__plan_create(&fresh, model->n_layers, model->router.n_experts, model->d_model);
     if (status != COX_OK) return status;
@@ -263,7 +285,8 @@ cox_status cox_plan_from_json(cox_plan **plan, const json_t *json, const char *w
                                  .where = where,
                                  .folder = folder,
                                  .tokenizer_fingerprint = tokenizer_fingerprint,
-                                 .is_forced = force};
+                                 .is_forced = force,
+                                 .files = cache};
     const json_t *path = json_object_get(json, "plan");
     if (path && json_object_size(json) == 1) { /* {"plan": "path"} */
         cox_plan_free(fresh);

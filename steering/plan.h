@@ -115,6 +115,7 @@ typedef struct cox_plan {
     const int32_t *site_list;
     uint64_t hash;    /* over everything that has an effect; equal plans have equal hashes and bytes */
     bool was_forced;  /* a fingerprint mismatch was overridden */
+    int32_t n_owners; /* who will free it */
     cox_arena *arena; /* owns everything */
 } cox_plan;
 
@@ -128,9 +129,21 @@ typedef struct cox_plan {
  */
 cox_status cox_plan_from_json(cox_plan **plan, const json_t *json, const char *where, const char *folder,
                               const cox_model *model, const char *tokenizer_fingerprint, bool force);
+/* Vector files that many plans name, each read once. A cache may outlive the plans; zero it to begin with. */
+typedef struct cox_vector_cache {
+    cox_vector_file **files; /* [n] */
+    size_t n;
+} cox_vector_cache;
+void cox_vector_cache_release(cox_vector_cache *cache);
+/* The same with files taken from a cache, and added to it. */
+cox_status cox_plan_from_json_cached(cox_plan **plan, const json_t *json, const char *where,
+                                     const char *folder, const cox_model *model,
+                                     const char *tokenizer_fingerprint, bool force, cox_vector_cache *cache);
 /* A plan file, or {"plan": "path"}. */
 cox_status cox_plan_load(cox_plan **plan, const char *path, const cox_model *model,
                          const char *tokenizer_fingerprint, bool force);
+/* One more owner of an unchanging plan; each frees it. Not for two threads at once. */
+cox_plan *cox_plan_share(cox_plan *plan);
 void cox_plan_free(cox_plan *plan); /* NULL is allowed */
 
 /* Interventions at a site of a layer whose strength is not 0: indices in plan order. Constant time, no

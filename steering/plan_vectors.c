@@ -80,17 +80,18 @@ char *cox__plan_path(const cox__plan_builder *builder, const char *path)
 /* The file at `path`, read before or now. */
 static cox_status open_file(cox__plan_builder *builder, const char *path, const cox_vector_file **file)
 {
-    for (size_t i = 0; i < builder->n_files; i++) {
-        if (strcmp(builder->files[i]->path, path) == 0) {
-            *file = builder->files[i];
+    cox_vector_cache *cache = builder->files;
+    for (size_t i = 0; i < cache->n; i++) {
+        if (strcmp(cache->files[i]->path, path) == 0) {
+            *file = cache->files[i];
             return COX_OK;
         }
     }
-    cox_vector_file **files = realloc(builder->files, (builder->n_files + 1) * sizeof *files);
+    cox_vector_file **files = realloc(cache->files, (cache->n + 1) * sizeof *files);
     if (!files) return cox_fail(COX_NO_MEMORY, "%s: out of memory", builder->where);
-    builder->files = files;
-    cox_status status = cox_vector_file_read(&files[builder->n_files], path);
-    if (status == COX_OK) *file = files[builder->n_files++];
+    cache->files = files;
+    cox_status status = cox_vector_file_read(&files[cache->n], path);
+    if (status == COX_OK) *file = files[cache->n++];
     return status;
 }
 
@@ -135,9 +136,14 @@ cox_status cox__plan_find_vector(cox__plan_builder *builder, const char *where, 
     return status;
 }
 
+void cox_vector_cache_release(cox_vector_cache *cache)
+{
+    for (size_t i = 0; i < cache->n; i++) cox_vector_file_free(cache->files[i]);
+    free(cache->files);
+    *cache = (cox_vector_cache){0};
+}
+
 void cox__plan_builder_release(cox__plan_builder *builder)
 {
-    for (size_t i = 0; i < builder->n_files; i++) cox_vector_file_free(builder->files[i]);
-    free(builder->files);
     free(builder->rows);
 }

@@ -1,0 +1,98 @@
+# A sweep: the same tables on any layout and after any interruption; cells bit for bit what a batch request with the
+# same plan gives; cells without work; the choice, the answers and the controls.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+a=$model/prompts/topic-how.jsonl b=$model/prompts/ordinary-how.jsonl
+"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 32 --output "$work/residual.safetensors" > /dev/null 2>&1
+check "residual directions" test $? = 0
+"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 32 --site expert_out --layer 2,5 --expert 0,3,7 \
+    --position=-1,-2 --output "$work/experts.safetensors" > /dev/null 2>&1
+check "directions of experts" test $? = 0
+cat > "$work/grid.json" << 'GRID'
+{"version": 1, "blocks": [
+ {"name": "residual", "site": "resid_post", "op": "ablate", "vectors": "residual.safetensors", "layers": [3, 4],
+  "apply": {"sites": ["resid_pre", "resid_mid", "resid_post"], "layers": "all"}},
+ {"name": "added", "site": "resid_post", "vectors": "residual.safetensors", "layers": [4], "strengths": [0, 1]},
+ {"name": "experts", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2, 5], "experts": [0, 3, 7],
+  "sources": [-1, -2], "weightings": ["routed", "soft"], "positions": ["all", {"last": 1}], "strengths": [-20, 5]},
+ {"name": "random", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [0, 3, 7],
+  "sources": [-1], "weightings": ["routed"], "strengths": [-20], "control": "random_direction", "seeds": 2}]}
+GRID
+in=(sweep --model "$model" --grid "$work/grid.json" --a "$a" --b "$b" --rules "$model/rules.json" --limit 6
+    --max-tokens 24 --logits-digest)
+n_cells=106
+"$coxswain" "${in[@]}" --output "$work/whole" 2> "$work/err.txt"
+check "a sweep" test $? = 0
+check "a line a cell and the clean run" test "$(wc -l < "$work/whole/stage1.jsonl")" = $((n_cells + 1))
+check "a row a cell" test "$(wc -l < "$work/whole/cells.csv")" = $((n_cells + 1))
+
+# --- The choice: ablating the residual direction weakens; its answers are judged.
+check "of each block at least one cell is chosen" grep -q '"block": "residual"' "$work/whole/best.json"
+check "the clean run refuses" grep -Eq '^-1,a,refused,6,6,1,' "$work/whole/answers.csv"
+check "and ordinary questions are answered" grep -Eq '^-1,b,refused,0,6,0,' "$work/whole/answers.csv"
+best=$(tr -d '\n' < "$work/whole/best.json" | sed -E 's/.*"cell": ([0-9]+), *"block": "residual".*/\1/')
+check "ablated, it does not" grep -Eq "^$best,a,refused,0,6,0," "$work/whole/answers.csv"
+check "strength 0 changes nothing" grep -Eq '^2,"added",[^,]*,add,direction,0,4,,,0,"all",0,12,' "$work/whole/cells.csv"
+check "and is the clean run" test "$(sed -n 's/^{"cell":2,.*"a"/"a"/p' "$work/whole/stage1.jsonl")" = \
+    "$(sed -n 's/^{"cell":-1,.*"a"/"a"/p' "$work/whole/stage1.jsonl")"
+
+# --- Any layout has the same tables; so has a sweep that is killed and stopped.
+same() { # DESCRIPTION FOLDER
+    local name
+    for name in cells.csv best.json answers.csv; do
+        check "$1: $name" cmp <(sed "s|$2|OUT|g" "$2/$name") <(sed "s|$work/whole|OUT|g" "$work/whole/$name")
+    done
+}
+for layout in "--ranks 3" "--ranks 4 --coordinators 2"; do
+    rm -rf "$work/out"
+    # shellcheck disable=SC2086
+    "$coxswain" "${in[@]}" --output "$work/out" $layout 2> "$work/err.txt"
+    check "$layout" test $? = 0
+    same "$layout" "$work/out"
+done
+rm -rf "$work/out"
+for signal in KILL USR1 KILL; do
+    "$coxswain" "${in[@]}" --output "$work/out" --threads 1 2> "$work/err.txt" &
+    job=$!
+    before=$(wc -l 2> /dev/null < "$work/out/stage1.jsonl" || echo 0)
+    for _ in $(seq 500); do
+        [ "$(wc -l 2> /dev/null < "$work/out/stage1.jsonl" || echo 0)" -ge $((before + 20)) ] && break
+        kill -0 $job 2> /dev/null || break
+        sleep 0.01
+    done
+    kill -$signal $job 2> /dev/null
+    code=0
+    wait $job || code=$?
+    if [ $signal = USR1 ]; then check "stopped to go on" test $code = 75 -o $code = 0; fi
+done
+"$coxswain" "${in[@]}" --output "$work/out" 2> "$work/err.txt"
+check "the same command goes on" test $? = 0
+same "killed and stopped" "$work/out"
+
+# --- A cell is what a batch says of the same plan.
+for cell in 6 17 28 43 71 101; do
+    "$coxswain" "${in[@]}" --output "$work/whole" --show-cell $cell > "$work/plan.$cell" 2> "$work/err.txt"
+    check "the plan of cell $cell" grep -q '^{"interventions":' "$work/plan.$cell"
+    i=0
+    while IFS= read -r line && [ $((i += 1)) -le 6 ]; do
+        question=$(sed -E 's/^\{"prompt": ("([^"\\]|\\.)*").*/\1/' <<< "$line")
+        echo '{"custom_id":"'$cell.$i'","url":"/v1/chat/completions","body":{"messages":[{"role":"user","content":'"$question"'}],"max_tokens":1,"logits_digest":true,"steering":'"$(cat "$work/plan.$cell")"'}}'
+    done < "$a"
+done > "$work/cells.jsonl"
+"$coxswain" batch --model "$model" --input "$work/cells.jsonl" --output "$work/cells.out" --progress none 2> "$work/err.txt"
+check "a batch of the same plans" test $? = 0
+for cell in 6 17 28 43 71 101; do
+    for i in 1 2 3 4 5 6; do
+        swept=$(grep "^{\"cell\":$cell," "$work/whole/stage1.jsonl" | sed -E 's/.*"a":\{[^}]*"logits_digest":\[([^]]*)\].*/\1/' | tr ',' '\n' | sed -n "${i}p" | tr -d '"')
+        alone=$(grep "\"custom_id\":\"$cell.$i\"" "$work/cells.out" | sed -E 's/.*"logits_digest":"([0-9a-f]*)".*/\1/')
+        check "cell $cell, prompt $i: as alone" test -n "$alone" -a "$swept" = "$alone"
+    done
+done
+
+# --- Refusals
+sed 's/expert_out/expert_outt/' "$work/grid.json" > "$work/bad.json"
+refuses 2 'block 2: key "site" is "expert_outt"' "${in[@]/grid.json/bad.json}" --output "$work/new"
+sed 's/"sources": \[-1, -2\]/"sources": [-9]/' "$work/grid.json" > "$work/bad.json"
+refuses 3 'experts.safetensors.*expert_out.2.0@-9' "${in[@]/grid.json/bad.json}" --output "$work/new2"
+refuses 2 'of another run' "${in[@]/24/25}" --output "$work/whole"
+finish
