@@ -118,6 +118,7 @@ static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, b
     e->batch.logit_rows = TAKE(rows, sizeof(int32_t));
     e->batch.moved = TAKE(rows, sizeof(int32_t));
     e->batch.is_idle = TAKE(rows, 1);
+    e->batch.site_rows = TAKE((size_t)model->n_layers * COX_N_SITES, sizeof(int32_t));
     for (int32_t s = 0; s < e->options.n_slots; s++) {
         e->slots[s].ends = TAKE((size_t)model->n_layers + 1, sizeof(int32_t));
         e->slots[s].routes = TAKE(slot_rows * top_k, sizeof(cox_route));
@@ -480,6 +481,7 @@ cox_status cox_engine_step(cox_engine *engine)
     double away = exchange->wait_s + exchange->transfer_s;
 
     cox__schedule(engine);
+    cox__steer_begin_step(engine);
     int32_t n_slots = 0;
     while (n_slots < engine->options.n_slots && cox__slot_n_rows(engine, &engine->slots[n_slots]) > 0)
         n_slots++;

@@ -12,6 +12,9 @@
 
 #include "coordinator/internal.h"
 
+/* Elements of rows to be steered from which on waking the other threads pays. */
+enum { WORTH_THREADS = 1 << 16 };
+
 static const cox__sequence *sequence_of(const cox_engine *engine, int32_t row)
 {
     return engine->batch.sequences[row];
@@ -74,10 +77,31 @@ static bool in_scope(const cox_engine *engine, const cox_intervention *v, int32_
                                  sequence_of(engine, row)->request.n_prompt);
 }
 
+void cox__steer_begin_step(cox_engine *engine)
+{
+    cox__batch *batch = &engine->batch;
+    if (!batch->has_steering) return;
+    int32_t n_layers = engine->model->n_layers;
+    memset(batch->site_rows, 0, (size_t)n_layers * COX_N_SITES * sizeof *batch->site_rows);
+    for (int32_t i = 0; i < engine->n_running; i++) {
+        const cox__sequence *s = engine->running[i];
+        if (!s->steering || s->n_scheduled == 0) continue;
+        for (int32_t l = 0; l < n_layers; l++) {
+            for (unsigned sites = s->steering->sites[l]; sites; sites &= sites - 1)
+                batch->site_rows[l * COX_N_SITES + __builtin_ctz(sites)] += s->n_scheduled;
+        }
+    }
+}
+
+static bool has_site(const cox__steering *steering, int32_t layer, cox_site site)
+{
+    return steering && steering->sites[layer] >> site & 1;
+}
+
 void cox__steer_row(cox_engine *engine, cox_site site, int32_t layer, int32_t row, float *h)
 {
     const cox__steering *steering = sequence_of(engine, row)->steering;
-    if (!steering) return;
+    if (!has_site(steering, layer, site)) return;
     int32_t n;
     const int32_t *list = cox_plan_at(steering->plan, layer, site, &n);
     for (int32_t i = 0; i < n; i++) {
@@ -93,7 +117,9 @@ static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const c
                        size_t stride)
 {
     int32_t n_rows = slot->end - slot->first;
-#pragma omp parallel for schedule(static) if (n_rows >= 8)
+    int64_t n_touched = engine->batch.site_rows[layer * COX_N_SITES + (int32_t)site];
+    if (n_touched == 0) return;
+#pragma omp parallel for schedule(static) if (n_touched * engine->model->d_model >= WORTH_THREADS)
     for (int32_t i = 0; i < n_rows; i++) {
         cox__steer_row(engine, site, layer, slot->first + i, rows + (size_t)i * stride);
     }
@@ -118,8 +144,8 @@ bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_
         memcpy(p, logits, (size_t)n_experts * sizeof *p);
         cox_softmax(kernels, p, n_experts);
     }
+    if (!has_site(steering, layer, COX_SITE_ROUTER_LOGITS)) return false;
     const int32_t *list = cox_plan_at(steering->plan, layer, COX_SITE_ROUTER_LOGITS, &n);
-    if (n == 0) return false;
     const cox_row_place place = {layer, engine->batch.positions[row],
                                  sequence_of(engine, row)->request.n_prompt};
     size_t thread = (size_t)omp_get_thread_num();

@@ -30,6 +30,7 @@ typedef struct cox__steering {
     int32_t *layer_place;  /* [plan->n, n_layers]: number of its layers below */
     int32_t *expert_place; /* [plan->n, n_experts]: the same of its experts; of those at expert_out */
     uint8_t *has_routed, *has_terms, *has_soft; /* [n_layers] */
+    uint8_t *sites;                             /* [n_layers] bit 1 << site where an intervention is */
     uint64_t *kv_hashes;                        /* [plan->n]: what the KV cache can depend on; 0: nothing */
     uint8_t *is_sent;                           /* [cluster size]: ranks that hold it */
 } cox__steering;
@@ -51,6 +52,10 @@ int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hit
 /* Tells a table that has just been created what the plan leaves clean, and what it does to each page. */
 void cox__steering_reach(const cox__steering *steering, const cox_sequence_request *request,
                          cox_kv_table *table);
+
+/* Counts, for the batch of a step, the rows whose plans have something at each site of each layer, so that
+ * the others cost nothing. */
+void cox__steer_begin_step(cox_engine *engine);
 
 /* Vector operations at a site of the d_model-wide rows of a slot, row i of the slot at rows + i * stride;
  * then the rows are shown to who observes them. */

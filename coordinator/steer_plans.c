@@ -91,6 +91,7 @@ static void index_intervention(cox__steering *steering, int32_t i)
         steering->layer_place[(size_t)i * (size_t)plan->n_layers + (size_t)l] = n_layers;
         n_layers += v->layers[l];
         layers_hash = mix(layers_hash, v->layers[l]);
+        if (v->layers[l] && v->strength != 0) steering->sites[l] |= (uint8_t)(1 << v->site);
         if (!is_expert || !v->layers[l] || v->strength == 0) continue;
         bool is_routed = v->weighting == COX_WEIGHTING_ROUTED;
         steering->has_routed[l] |= is_routed;
@@ -113,6 +114,7 @@ static void free_steering(cox__steering *steering)
     free(steering->has_routed);
     free(steering->has_terms);
     free(steering->has_soft);
+    free(steering->sites);
     free(steering->kv_hashes);
     free(steering->is_sent);
     free(steering);
@@ -130,10 +132,12 @@ static cox__steering *create_steering(const cox_engine *engine, cox_plan *plan)
     steering->has_routed = calloc(n_layers, 1);
     steering->has_terms = calloc(n_layers, 1);
     steering->has_soft = calloc(n_layers, 1);
+    steering->sites = calloc(n_layers, 1);
     steering->kv_hashes = calloc(n + 1, sizeof(uint64_t));
     steering->is_sent = calloc((size_t)cox_cluster_size(engine->cluster), 1);
     if (steering->hits_offsets && steering->layer_place && steering->expert_place && steering->has_routed &&
-        steering->has_terms && steering->has_soft && steering->kv_hashes && steering->is_sent) {
+        steering->has_terms && steering->has_soft && steering->sites && steering->kv_hashes &&
+        steering->is_sent) {
         for (int32_t i = 0; i < plan->n; i++) index_intervention(steering, i);
         return steering;
     }

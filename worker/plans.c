@@ -16,16 +16,16 @@ typedef struct held_plan {
     cox_plan *plan;
 } held_plan;
 
+enum { LATE_S = 8, N_BUCKETS = 1024 };
+
 struct cox_worker_plans {
     cox_cluster *cluster;
     const cox_kernels *kernels;
     int32_t d_model;
-    held_plan *first; /* most recently used in front */
-    float *scratch;   /* [n_threads, d_model] */
+    held_plan *buckets[N_BUCKETS]; /* by id */
+    float *scratch;                /* [n_threads, d_model] */
     uint64_t n_hits;
 };
-
-enum { LATE_S = 8 };
 
 cox_status cox_worker_plans_create(cox_worker_plans **plans, cox_cluster *cluster, const cox_kernels *kernels,
                                    int32_t d_model)
@@ -51,9 +51,11 @@ static void free_held(held_plan *held)
 void cox_worker_plans_destroy(cox_worker_plans *plans)
 {
     if (!plans) return;
-    for (held_plan *held = plans->first, *next; held; held = next) {
-        next = held->next;
-        free_held(held);
+    for (int b = 0; b < N_BUCKETS; b++) {
+        for (held_plan *held = plans->buckets[b], *next; held; held = next) {
+            next = held->next;
+            free_held(held);
+        }
     }
     free(plans->scratch);
     free(plans);
@@ -62,7 +64,9 @@ void cox_worker_plans_destroy(cox_worker_plans *plans)
 int32_t cox_worker_plans_count(const cox_worker_plans *plans)
 {
     int32_t n = 0;
-    for (const held_plan *held = plans->first; held; held = held->next) n++;
+    for (int b = 0; b < N_BUCKETS; b++) {
+        for (const held_plan *held = plans->buckets[b]; held; held = held->next) n++;
+    }
     return n;
 }
 
@@ -71,15 +75,20 @@ uint64_t cox_worker_plans_n_hits(const cox_worker_plans *plans)
     return plans->n_hits;
 }
 
+/* The link to the plan in its bucket's list; to NULL when it is not here. */
+static held_plan **place_of(cox_worker_plans *plans, int32_t id)
+{
+    held_plan **link = &plans->buckets[(uint32_t)id % N_BUCKETS];
+    while (*link && (*link)->id != id) link = &(*link)->next;
+    return link;
+}
+
 static void drop_plan(cox_worker_plans *plans, int32_t id)
 {
-    for (held_plan **link = &plans->first; *link; link = &(*link)->next) {
-        if ((*link)->id != id) continue;
-        held_plan *held = *link;
-        *link = held->next;
-        free_held(held);
-        return;
-    }
+    held_plan **link = place_of(plans, id), *held = *link;
+    if (!held) return;
+    *link = held->next;
+    free_held(held);
 }
 
 static cox_status take_letter(cox_worker_plans *plans, const unsigned char *data, size_t n)
@@ -99,9 +108,10 @@ static cox_status take_letter(cox_worker_plans *plans, const unsigned char *data
         free(held);
         return status;
     }
+    held_plan **bucket = &plans->buckets[(uint32_t)letter.plan % N_BUCKETS];
     held->id = letter.plan;
-    held->next = plans->first;
-    plans->first = held;
+    held->next = *bucket;
+    *bucket = held;
     return COX_OK;
 }
 
@@ -121,15 +131,8 @@ static cox_status read_letters(cox_worker_plans *plans)
 
 static const cox_plan *find(cox_worker_plans *plans, int32_t id)
 {
-    for (held_plan **link = &plans->first; *link; link = &(*link)->next) {
-        if ((*link)->id != id) continue;
-        held_plan *held = *link;
-        *link = held->next; /* to the front: rows of one plan come together */
-        held->next = plans->first;
-        plans->first = held;
-        return held->plan;
-    }
-    return NULL;
+    const held_plan *held = *place_of(plans, id);
+    return held ? held->plan : NULL;
 }
 
 static cox_status find_or_wait(cox_worker_plans *plans, int32_t id, const cox_plan **plan)
