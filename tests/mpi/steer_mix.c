@@ -276,7 +276,12 @@ static void run_model(const char *folder, bool is_full)
     int turn = 0, before = n_run;
     run_config(folder, &c, true, wanted);
     MPI_Bcast(wanted, sizeof wanted, MPI_BYTE, 0, MPI_COMM_WORLD);
-    for (c.variant = 0; c.variant < N_VARIANTS; c.variant++) run_config(folder, &c, false, wanted);
+    for (c.variant = 0; c.variant < N_VARIANTS; c.variant++) {
+        c.exchange = COX_EXCHANGE_SELF;
+        run_config(folder, &c, false, wanted);
+        c.exchange = kinds[c.variant % 3]; /* MPI's back-ends, with nobody else to talk to */
+        run_config(folder, &c, false, wanted);
+    }
     for (c.n_ranks = 2; c.n_ranks <= 4; c.n_ranks += 2) {
         for (int level = 0; level < 12; level++) {
             c.exchange = kinds[level % 3];
