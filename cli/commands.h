@@ -14,6 +14,7 @@ cox_status cox_command_sweep(const cox_options *options);
 cox_status cox_command_routes(const cox_options *options);
 cox_status cox_command_capture(const cox_options *options);
 cox_status cox_command_decompose(const cox_options *options);
+cox_status cox_command_bench(const cox_options *options);
 /* Without a model in one process. */
 cox_status cox_command_evaluate(const cox_options *options);
 

@@ -91,6 +91,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     case COX_COMMAND_GENERATE: return cox_command_generate(options);
     case COX_COMMAND_BATCH: return cox_command_batch(options);
     case COX_COMMAND_LOGITS: return cox_command_logits(options);
+    case COX_COMMAND_BENCH: return cox_command_bench(options);
     case COX_COMMAND_TOKENIZE: return cox_command_tokenize(options);
     case COX_COMMAND_INSPECT: return cox_command_inspect(options);
     case COX_COMMAND_SWEEP: return cox_command_sweep(options);

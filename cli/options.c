@@ -20,10 +20,11 @@ enum {
     CAPTURE = COX_COMMAND_CAPTURE,
     DECOMPOSE = COX_COMMAND_DECOMPOSE,
     SWEEP = COX_COMMAND_SWEEP,
+    BENCH = COX_COMMAND_BENCH,
     CLASSES = DIRECTION | ROUTES | DECOMPOSE | SWEEP, /* of two sets of prompts */
     MEASURES = ROUTES | DECOMPOSE | EVALUATE,         /* with intervals */
     SETS = CLASSES | EVALUATE | CAPTURE,
-    RUNS = GENERATE | BATCH | LOGITS | SETS, /* commands that run the model */
+    RUNS = GENERATE | BATCH | LOGITS | SETS | BENCH, /* commands that run the model */
     TEXT = GENERATE | BATCH,
     ALL = RUNS | TOKENIZE | INSPECT
 };
@@ -60,6 +61,9 @@ static const struct {
     {COX_COMMAND_EVALUATE, "evaluate",
      "--rules FILE --results FILE [--baseline FILE] | --model DIR --prompts FILE",
      "Judges the answers of a batch, beside another's, and what steering does to a model's logits."},
+    {COX_COMMAND_BENCH, "bench", "--model DIR --steer-mix [--ranks N]",
+     "Measures tokens per second of one batch without steering, and with a plan of its own for every "
+     "request."},
 };
 
 typedef enum kind { FLAG, INTEGER, NUMBER, TEXT_VALUE, TEXTS, CHOICE, BYTES } kind;
@@ -238,7 +242,22 @@ static const option_row table[] = {
      "log probability of each token and of the N likeliest (needs --json)"},
     {"--logits-digest", TEXT | SWEEP, FLAG, AT(wants_digest), NULL, 0, 0, false,
      "SHA-256 over the f32 logits of each sampled position"},
-    {"--json", GENERATE | TOKENIZE | INSPECT | MEASURES, FLAG, AT(is_json), NULL, 0, 0, false,
+    {"--steer-mix", BENCH, FLAG, AT(has_steer_mix), NULL, 0, 0, false,
+     "unsteered, residual plans, single-expert routed plans, in turns; needed: there is no other benchmark "
+     "yet"},
+    {"--requests", BENCH, INTEGER, AT(n_requests), "N", 1, 1 << 16, false,
+     "requests of the batch, each with a plan of its own (default 256)"},
+    {"--prompt-tokens", BENCH, INTEGER, AT(n_prompt_tokens), "N", 1, 1 << 24, false,
+     "random tokens of each prompt (default 32)"},
+    {"--new-tokens", BENCH, INTEGER, AT(n_new_tokens), "N", 1, 1 << 24, false,
+     "tokens generated for each (default 32); end tokens do not end an answer"},
+    {"--rounds", BENCH, INTEGER, AT(n_rounds), "N", 1, 10000, false,
+     "rounds of all three, after one that does not count (default 9)"},
+    {"--norm", BENCH, NUMBER, AT(relative_norm), "X", 1e-6, 1e3, false,
+     "length of the plans' random vectors, relative to the mean row at their place (default 0.1)"},
+    {"--seed", BENCH, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false,
+     "of prompts, vectors and experts (default 0)"},
+    {"--json", GENERATE | TOKENIZE | INSPECT | MEASURES | BENCH, FLAG, AT(is_json), NULL, 0, 0, false,
      "print JSON for machines"},
     {"--ranks", RUNS | INSPECT, INTEGER, AT(ranks), "N", 1, 65536, false,
      "MPI ranks (default 1); started by this program unless mpirun or srun did"},
@@ -323,6 +342,11 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .logprobs = -1,
                              .top_p = 1.0,
                              .repetition_penalty = 1.0,
+                             .n_requests = 256,
+                             .n_prompt_tokens = 32,
+                             .n_new_tokens = 32,
+                             .n_rounds = 9,
+                             .relative_norm = 0.1,
                              .progress = "auto"};
 }
 

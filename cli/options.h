@@ -24,6 +24,7 @@ typedef enum cox_command {
     COX_COMMAND_CAPTURE = 256,
     COX_COMMAND_DECOMPOSE = 512,
     COX_COMMAND_SWEEP = 1024,
+    COX_COMMAND_BENCH = 2048,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -73,6 +74,10 @@ typedef struct cox_options {
     const char *rules, *results, *baseline, *continuations, *by;
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
     const char *progress;
+    /* bench */
+    bool has_steer_mix;
+    int64_t n_requests, n_prompt_tokens, n_new_tokens, n_rounds;
+    double relative_norm;
 } cox_options;
 
 /* Fills *options with the defaults of a command. */

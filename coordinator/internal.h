@@ -44,8 +44,8 @@ typedef struct cox__batch {
     cox__sequence **staged;    /* [max_rows] */
     bool has_steering, has_traces, has_observations, has_keeps; /* of any row */
     bool has_idle;                                              /* of any row */
-    uint8_t *is_idle; /* [max_rows] rows of which only keys and values are wanted in the last layer */
-    int32_t *moved;   /* [max_rows] where a row went when the others were dropped */
+    uint8_t *is_idle;   /* [max_rows] rows of which only keys and values are wanted in the last layer */
+    int32_t *moved;     /* [max_rows] where a row went when the others were dropped */
     int32_t *site_rows; /* [n_layers, COX_N_SITES] rows whose plans have something there */
     int32_t n_logit_rows;
     int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, by sequence, then position */
