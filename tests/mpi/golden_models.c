@@ -1,5 +1,5 @@
 /*
- * Every recorded model, the bundled organism included, on four ranks against transformers in f32: logits and
+ * Every recorded model, the bundled organisms included, on four ranks against transformers in f32: logits and
  * all 64 greedy tokens, with the exact kernels and those chosen by name; tests/unit/test_golden_models.c is
  * the same on one rank. One launch; placement of the experts and back-end take turns. Ends with the largest
  * difference per kernel. Says nothing about equal bits: digest_models.c does.
