@@ -128,6 +128,7 @@ int main(int argc, char *argv[])
     cox_options options;
     cox_options_defaults(&options, (cox_command)command);
     cox_status status = cox_options_parse(&options, argc - 2, argv + 2);
+    if (status == COX_OK && !options.has_help) status = cox_options_check_files(&options);
     if (status != COX_OK) {
         cox_fail(status, "%s (see coxswain %s --help)", cox_status_message(), name);
     } else if (options.has_help) {

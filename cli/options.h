@@ -91,6 +91,10 @@ void cox_options_defaults(cox_options *options, cox_command command);
 cox_status cox_options_parse(cox_options *options, int argc, char *const argv[]);
 void cox_options_free(cox_options *options);
 
+/* Refuses (INVALID, naming both) an output file that exists and is one of the files that the command reads,
+ * the model's included: --force is no leave to destroy them. */
+cox_status cox_options_check_files(const cox_options *options);
+
 /* The help text of a command, from the table. */
 void cox_options_print_help(cox_command command, FILE *file);
 

@@ -410,7 +410,8 @@ static void accept_token(cox_engine *engine, cox__sequence *s, const float *logi
     if (!all_finite(logits, model->vocab_size)) {
         finish(engine, s, COX_FINISH_ERROR,
                s->steering ? "the logits are not finite: the steering plan is too strong for f32"
-                           : "the logits are not finite");
+                           : "the logits are not finite: the checkpoint's weights are broken, or not of "
+                             "this model's config");
         return;
     }
     cox_logprobs logprobs;

@@ -5,6 +5,9 @@
 #include "model/model.h"
 
 #include <errno.h>
+#include <sys/stat.h>
+#include <stdlib.h>
+#include <dirent.h>
 #include <inttypes.h>
 #include <sha2.h>
 #include <stdio.h>
@@ -115,13 +118,48 @@ static cox_status open_configs(cox_model *m, cox__config_flags *flags, char **te
     return status;
 }
 
+/* A pipe would be waited for instead of read. */
+static cox_status check_folder(const char *folder)
+{
+    DIR *entries = opendir(folder); /* whatever cannot be opened has a message of its own */
+    cox_status status = COX_OK;
+    for (const struct dirent *entry; entries && status == COX_OK && (entry = readdir(entries));) {
+        struct stat info;
+        if (fstatat(dirfd(entries), entry->d_name, &info, 0) != 0) continue;
+        if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) continue;
+        status = cox_fail(COX_BAD_FILE, "%s/%s: is not a regular file; a model's folder holds nothing else",
+                          folder, entry->d_name);
+    }
+    if (entries) closedir(entries);
+    return status;
+}
+
+/* Tensors of a layer that the config does not have: another model's config, or a cut one. */
+static cox_status check_layers(const cox_model *m)
+{
+    static const char prefix[] = "model.layers.";
+    for (size_t i = 0; i < cox_checkpoint_n_tensors(m->checkpoint); i++) {
+        const char *name = cox_checkpoint_tensor(m->checkpoint, i)->name;
+        if (strncmp(name, prefix, sizeof prefix - 1) != 0) continue;
+        long layer = strtol(name + sizeof prefix - 1, NULL, 10);
+        if (layer < m->n_layers) continue;
+        return cox_fail(COX_BAD_FILE,
+                        "%s/config.json: key \"num_hidden_layers\" is %d, but the checkpoint has a tensor "
+                        "\"%s\"; one of the two belongs to another model",
+                        m->folder, (int)m->n_layers, name);
+    }
+    return COX_OK;
+}
+
 static cox_status open_parts(cox_model *m)
 {
     cox__config_flags flags;
     char *config = NULL;
     size_t n_config_bytes = 0;
-    cox_status status = open_configs(m, &flags, &config, &n_config_bytes);
+    cox_status status = check_folder(m->folder);
+    if (status == COX_OK) status = open_configs(m, &flags, &config, &n_config_bytes);
     if (status == COX_OK) status = cox_checkpoint_open(&m->checkpoint, m->folder);
+    if (status == COX_OK) status = check_layers(m);
     if (status == COX_OK) status = cox__model_bind(m, flags.is_tied, flags.is_mxfp4);
     if (status == COX_OK) fingerprint(m, config, n_config_bytes);
     return status;

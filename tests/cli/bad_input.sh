@@ -22,6 +22,19 @@ refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'k
 refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))" --ranks 2
 refuses 2 "UTF-8" generate --model "$model" --prompt $'bad \xff byte'
 
+# What is read is never written over, --force or not.
+echo '{"custom_id":"1","url":"/v1/completions","body":{"prompt":"kite","max_tokens":1}}' > "$work/requests.jsonl"
+cp "$work/requests.jsonl" "$work/copy.jsonl"
+ln -s requests.jsonl "$work/link.jsonl"
+mkdir "$work/own"
+cp "$model"/* "$work/own" 2> /dev/null
+for name in requests link; do
+    refuses 2 "which this command reads" batch --model "$model" --input "$work/requests.jsonl" --output "$work/$name.jsonl" --force
+done
+refuses 2 "which this command reads" logits --model "$work/own" --tokens 1 --output "$work/own/model.safetensors" --force
+check "the requests are as they were" cmp "$work/requests.jsonl" "$work/copy.jsonl"
+check "the weights too" cmp "$work/own/model.safetensors" "$model/model.safetensors"
+
 # Model folders
 for ranks in 1 3; do
     refuses 3 "nowhere" generate --model "$work/nowhere" "${ask[@]}" --ranks $ranks
@@ -36,6 +49,14 @@ for ranks in 1 3; do
     refuses 5 "nonesuch.*olmoe" generate --model "$broken" "${ask[@]}" --ranks $ranks
     sed 's/"hidden_size": *[0-9]*/"hidden_size": 48/' "$model/config.json" > "$broken/config.json"
     refuses 4 "$broken" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    n_layers=$(field "$model/config.json" num_hidden_layers)
+    [ -n "$n_layers" ] || n_layers=$(sed -n 's/.*"num_hidden_layers": *\([0-9]*\).*/\1/p' "$model/config.json")
+    sed 's/"num_hidden_layers": *[0-9]*/"num_hidden_layers": '$((n_layers - 1))'/' "$model/config.json" > "$broken/config.json"
+    refuses 4 "num_hidden_layers.*model.layers.$((n_layers - 1))" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    rm "$broken/config.json"
+    mkfifo "$broken/config.json"
+    refuses 4 "config.json: is not a regular file" generate --model "$broken" "${ask[@]}" --ranks $ranks
+    rm "$broken/config.json"
     echo '{"model_type": ' > "$broken/config.json"
     refuses 4 "config.json.*line" generate --model "$broken" "${ask[@]}" --ranks $ranks
     cp "$model/config.json" "$broken"

@@ -1,0 +1,75 @@
+/* Files that a command would write over although it reads them. By device and inode, so that links count. */
+#include <dirent.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/options.h"
+
+typedef struct output {
+    const char *option, *path;
+    struct stat file;
+} output;
+
+static bool is_same(const output *out, const char *input)
+{
+    struct stat file;
+    int found = strcmp(input, "-") == 0 ? fstat(0, &file) : stat(input, &file);
+    return found == 0 && S_ISREG(file.st_mode) && file.st_dev == out->file.st_dev &&
+           file.st_ino == out->file.st_ino;
+}
+
+static cox_status check_input(const output *out, const char *input)
+{
+    if (!input || !is_same(out, input)) return COX_OK;
+    return cox_fail(COX_INVALID,
+                    "%s %s is %s, which this command reads: nothing is written over it; choose another name",
+                    out->option, out->path, strcmp(input, "-") == 0 ? "standard input" : input);
+}
+
+static cox_status check_list(const output *out, const cox_texts *inputs)
+{
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < inputs->n && status == COX_OK; i++) status = check_input(out, inputs->items[i]);
+    return status;
+}
+
+static cox_status check_folder(const output *out, const char *folder)
+{
+    DIR *entries = folder ? opendir(folder) : NULL; /* one that is not there has its own message later */
+    cox_status status = COX_OK;
+    for (const struct dirent *entry; entries && status == COX_OK && (entry = readdir(entries));) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        status = check_input(out, path);
+    }
+    if (entries) closedir(entries);
+    return status;
+}
+
+static cox_status check_output(const output *out, const cox_options *o)
+{
+    const char *const inputs[] = {o->input,     o->tokens_file,   o->plan,        o->placement, o->prompts_a,
+                                  o->prompts_b, o->neutral,       o->grid,        o->rules,     o->results,
+                                  o->baseline,  o->continuations, o->filter_rules};
+    cox_status status = check_folder(out, o->model);
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs && status == COX_OK; i++)
+        status = check_input(out, inputs[i]);
+    if (status == COX_OK) status = check_list(out, &o->prompt_files);
+    if (status == COX_OK) status = check_list(out, &o->inputs);
+    return status == COX_OK ? check_list(out, &o->plans) : status;
+}
+
+cox_status cox_options_check_files(const cox_options *options)
+{
+    output outputs[] = {{.option = "--output", .path = options->output},
+                        {.option = "--csv", .path = options->csv},
+                        {.option = "--plot", .path = options->plot},
+                        {.option = "--items", .path = options->items}};
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs && status == COX_OK; i++) {
+        output *out = &outputs[i];
+        if (out->path && stat(out->path, &out->file) == 0 && S_ISREG(out->file.st_mode))
+            status = check_output(out, options);
+    }
+    return status;
+}
