@@ -12,12 +12,12 @@
 
 #include "cluster/internal.h"
 
-static const double START_LIMIT_S = 60;
 enum { TIMER_SLACK_NS = 1000 }; /* naps of a waiting rank are a few microseconds; the default slack is 50 */
 
 cox_cluster_options cox_cluster_options_defaults(void)
 {
-    return (cox_cluster_options){.n_coordinators = 1, .experts_on_all = false, .n_threads = 0, .hang_s = 8};
+    return (cox_cluster_options){
+        .n_coordinators = 1, .experts_on_all = false, .n_threads = 0, .hang_s = 8, .start_s = 120};
 }
 
 int cox__count(cox_cluster *c, size_t n, const char *what)
@@ -31,9 +31,10 @@ int cox__count(cox_cluster *c, size_t n, const char *what)
 
 static cox_status check_options(const cox_cluster_options *options, int32_t size)
 {
-    if (options->n_coordinators < 1 || options->n_threads < 0 || !(options->hang_s > 0)) {
+    if (options->n_coordinators < 1 || options->n_threads < 0 || !(options->hang_s > 0) ||
+        !(options->start_s > 0)) {
         return cox_fail(COX_INVALID,
-                        "coordinators must be at least 1, threads at least 0 and hang_s positive");
+                        "coordinators must be at least 1, threads at least 0, hang_s and start_s positive");
     }
     if (options->n_coordinators > size) {
         return cox_fail(COX_INVALID,
@@ -66,7 +67,7 @@ static void share_hosts(cox_cluster *c)
         if (!cox__wait_turn(c, &wait)) continue;
         for (int32_t rank = 0; rank < c->size;
              rank++) { /* nobody has spoken yet: whoever was not heard may be it */
-            if (rank != c->rank) cox__wait_blame(c, &wait, rank, START_LIMIT_S, "its start");
+            if (rank != c->rank) cox__wait_blame(c, &wait, rank, c->start_s, "its start");
         }
     }
     c->n_local = 0;
@@ -97,6 +98,7 @@ static cox_status fill(cox_cluster *c, const cox_cluster_options *options)
     if (status != COX_OK) return status;
     c->n_coordinators = options->n_coordinators;
     c->hang_s = options->hang_s;
+    c->start_s = options->start_s;
     status = take_memory(c, options);
     if (status != COX_OK) {
         if (c->size == 1) return status;
@@ -165,10 +167,8 @@ static cox_status check_launch(MPI_Comm world)
                     tasks);
 }
 
-cox_status cox_cluster_create(cox_cluster **cluster, const cox_cluster_options *options)
+static cox_status start_mpi(cox_cluster **cluster, const cox_cluster_options *options)
 {
-    if (!cox_launch_is_inside()) return create(cluster, options, MPI_COMM_NULL, false);
-    cox__launch_tune();
     int provided = 0;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) {
         return cox_fail(COX_INTERNAL, "MPI_Init_thread failed: was this process started by mpirun or srun?");
@@ -181,6 +181,17 @@ cox_status cox_cluster_create(cox_cluster **cluster, const cox_cluster_options *
         return status;
     }
     return create(cluster, options, world, true);
+}
+
+cox_status cox_cluster_create(cox_cluster **cluster, const cox_cluster_options *options)
+{
+    if (!cox_launch_is_inside()) return create(cluster, options, MPI_COMM_NULL, false);
+    cox__launch_tune();
+    cox__starting *starting = NULL;
+    cox_status status = cox__starting_begin(&starting, options->start_s);
+    if (status == COX_OK) status = start_mpi(cluster, options);
+    cox__starting_end(starting);
+    return status;
 }
 
 void cox_cluster_destroy(cox_cluster *c)

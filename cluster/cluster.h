@@ -21,6 +21,7 @@ typedef struct cox_cluster_options {
                                hosts) */
     int32_t n_threads;      /* OpenMP threads of each rank; 0: this rank's share of its cores */
     double hang_s;          /* without a keep-alive for so long a rank that owes something is hung; 8 */
+    double start_s;         /* ranks that have not come together by then will not; 120 */
 } cox_cluster_options;
 cox_cluster_options cox_cluster_options_defaults(void);
 
@@ -44,9 +45,11 @@ cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const arg
  */
 cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[]);
 
-/* Initialises MPI (THREAD_FUNNELED) when inside a launch, checks the options against the number of ranks
- * (more coordinators than ranks, no rank for experts: INVALID), binds this rank's threads to its share of the
- * cores when several ranks share a machine (hwloc) and sets the number of OpenMP threads. Collective. */
+/* Initialises MPI (THREAD_FUNNELED), ending the job with a message when a rank of this machine is stopped or
+ * not all have come after start_s (cluster/starting.c), when inside a launch, checks the options against the
+ * number of ranks (more coordinators than ranks, no rank for experts: INVALID), binds this rank's threads to
+ * its share of the cores when several ranks share a machine (hwloc) and sets the number of OpenMP threads.
+ * Collective. */
 cox_status cox_cluster_create(cox_cluster **cluster, const cox_cluster_options *options);
 /* Finalises MPI when all ranks come here in order. Collective. NULL is allowed. */
 void cox_cluster_destroy(cox_cluster *cluster);

@@ -45,7 +45,7 @@ struct cox_cluster {
     int32_t *expert_ranks;          /* [n_expert_ranks] ascending */
     char (*hosts)[COX__HOST_BYTES]; /* [size] */
     bool is_crowded;                /* more ranks than cores on this machine */
-    double hang_s;
+    double hang_s, start_s;
     cox__pulse pulse;
     cox__mail *mail;
 };
@@ -85,6 +85,13 @@ void cox__wait_blame(cox_cluster *cluster, const cox__wait *wait, int32_t rank, 
 /* Waits for all requests; request i is owed by ranks[i]. */
 void cox__wait_all(cox_cluster *cluster, int32_t n, MPI_Request *requests, const int32_t *ranks,
                    const char *owes);
+
+/* The watch over the time before ranks can give signs of life (starting.c). begin: before MPI_Init; limit_s:
+ * of looks. end: when all have agreed that they are there; NULL is allowed. It ends the process when it sees
+ * that the job cannot start. Errors: NO_MEMORY. */
+typedef struct cox__starting cox__starting;
+cox_status cox__starting_begin(cox__starting **starting, double limit_s);
+void cox__starting_end(cox__starting *starting);
 
 cox_status cox__pulse_create(cox_cluster *cluster);
 void cox__pulse_destroy(cox_cluster *cluster);

@@ -14,6 +14,8 @@ static const char *const SAYS_NOTHING[] = {
     "MPI_ABORT was invoked on rank",
     "a non-zero exit code. Per user-direction, the job has been aborted.",
     "mpirun detected that one or more processes exited with non-zero status",
+    /* "A system call failed during shared memory initialization": the job's files are gone, it is ending */
+    "Error:       No such file or directory (errno 2)",
 };
 
 static void put(const char *text, size_t n)

@@ -44,6 +44,37 @@ hurt() {
     check "no rank is left" test -z "$(pgrep -f "$work/in.jsonl")"
 }
 
+# early DELAY RANK: the rank is stopped so many seconds after its process exists, that is, in or before MPI's start.
+early() {
+    local delay=$1 rank=$2 pid="" began got=0
+    "$coxswain" generate --model "$model" --prompt "$work" --raw --max-tokens 4 --ranks 3 > "$work/out.txt" 2> "$work/err.txt" &
+    job=$!
+    for _ in $(seq 500); do
+        pid=$(rank_pid "$rank" 2> "$work/race.txt")
+        [ -n "$pid" ] && break
+        sleep 0.01
+    done
+    check "rank $rank is found as it starts" test -n "$pid"
+    sleep "$delay"
+    kill -STOP "$pid"
+    began=$SECONDS
+    for _ in $(seq 200); do
+        kill -0 $job 2> /dev/null || break
+        sleep 0.1
+    done
+    check "rank $rank stopped after $delay s: ended within 15 s" test $((SECONDS - began)) -le 15
+    kill -0 $job 2> /dev/null && { kill -CONT "$pid"; kill "$job"; }
+    wait $job || got=$?
+    check "rank $rank stopped after $delay s: a failure" test $got != 0
+    check "rank $rank stopped after $delay s is named once" test \
+        "$(grep -Ec "rank $rank (\\(process $pid on .*\\) is stopped; the job cannot start|on .* hangs)" "$work/err.txt")" = 1
+    check "rank $rank stopped after $delay s: nothing else is said" test "$(wc -l < "$work/err.txt")" = 1
+    sleep 2 # mpirun lets go of a stopped process first, then ends it
+    check "no rank is left of a start" test -z "$(pgrep -f "$work")"
+}
+
+early 0 2
+early 0.1 0
 hurt KILL 1 "rank 1|process rank 1" --ranks 3
 hurt KILL 0 "rank 0|process rank 0" --ranks 3
 hurt STOP 2 "rank 2 on .*hangs" --ranks 3

@@ -124,6 +124,35 @@ all-stopped) # a suspended job is not a hung one
     finish 10
     no_zombies
     ;;
+early-stopped) # before MPI's start, where no rank can give a sign of life
+    start 3 early-stopped
+    finish 15
+    exits 10
+    says '^coxswain: rank 2 \(process [0-9]+ on .*\) is stopped; the job cannot start$'
+    [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
+    no_zombies
+    ;;
+early-hung) # start_s 4
+    start 3 early-hung sparse 8 4
+    finish 15
+    exits 10
+    says '^coxswain: the job has not started within 4 s. Of the ranks on .* these have come: 0 2; these have not: 1$'
+    [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
+    no_zombies
+    ;;
+early-all-stopped) # a job that is suspended while it starts goes on; start_s 6
+    start 3 early-slow sparse 8 6
+    for _ in $(seq 50); do
+        [ "$(grep -c running "$out")" -eq 3 ] && break
+        sleep 0.05
+    done
+    for r in 0 1 2; do kill -STOP "$(rank_pid $r)"; done
+    sleep 10
+    for r in 0 1 2; do kill -CONT "$(rank_pid $r)"; done
+    finish 10
+    exits 0
+    [ "$(wc -l <"$out")" -eq 6 ] || fail "noise"
+    ;;
 busy) # 4 s of loading with hang_s 2
     "$job" 2 busy sparse 2 >"$out" 2>&1
     code=$?
@@ -169,6 +198,8 @@ printf '%s\nMPI_ABORT was invoked on rank 1 in communicator\n%s\n' "$dashes" "$d
 echo "[host:1] 1 more process has sent help message help-mpi-api.txt / mpi-abort"
 echo "[host:1] Set MCA parameter \"orte_base_help_aggregate\" to 0 to see all help / error messages"
 echo "[host:1] [[1,0],0] ORTE_ERROR_LOG: Not found in file ess_hnp_module.c at line 320"
+printf '%s\nA system call failed during shared memory initialization\n\n  Error:       No such file or directory (errno 2)\n%s\n' \
+    "$dashes" "$dashes"
 printf '%s\nmpirun noticed that process rank 0 exited on signal 9\n%s\n' "$dashes" "$dashes"
 exit 7
 END

@@ -1,8 +1,9 @@
 /*
- * A small job that starts itself through cox_launch, for ends.sh: job RANKS MODE [EXCHANGE] [HANG_S]. It
- * prints "rank R pid P" from each rank. Modes: ok; fail (rank 1 fails, all agree); abort (rank 1 aborts); run
- * (steps for a minute); busy (rank 1 loads for two hang_s, with signs of life); stuck (the same without);
- * usr1 (waits for SIGUSR1).
+ * A small job that starts itself through cox_launch, for ends.sh: job RANKS MODE [EXCHANGE] [HANG_S
+ * [START_S]]. It prints "rank R pid P" from each rank. Modes: ok; fail (rank 1 fails, all agree); abort (rank
+ * 1 aborts); run (steps for a minute); busy (rank 1 loads for two hang_s, with signs of life); stuck (the
+ * same without); usr1 (waits for SIGUSR1). Before MPI starts: early-stopped (rank 2 stops itself), early-hung
+ * (rank 1 sleeps for a minute), early-slow (rank 1 sleeps for three seconds).
  */
 #include <signal.h>
 #include <stdio.h>
@@ -118,6 +119,18 @@ static cox_status act(cox_cluster *c, const char *mode, const char *exchange, do
     return COX_OK;
 }
 
+/* What a rank does on its way to MPI. */
+static void come_late(const char *mode)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    if (strncmp(mode, "early", 5) != 0) return;
+    printf("rank %s pid %d is running, without MPI\n", rank, (int)getpid());
+    fflush(stdout);
+    if (strcmp(mode, "early-stopped") == 0 && atoi(rank) == 2) raise(SIGSTOP);
+    if (strcmp(mode, "early-hung") == 0 && atoi(rank) == 1) sleep_s(RUN_S);
+    if (strcmp(mode, "early-slow") == 0 && atoi(rank) == 1) sleep_s(3);
+}
+
 int main(int argc, char **argv)
 {
     int exit_code = 0;
@@ -130,9 +143,11 @@ int main(int argc, char **argv)
     }
     cox_cluster_options options = cox_cluster_options_defaults();
     if (argc > 4) options.hang_s = atof(argv[4]);
+    if (argc > 5) options.start_s = atof(argv[5]);
     options.n_threads = 1;
     cox_cluster *c = NULL;
     cox_status status = cox_launch_prepare_environment(1, argv);
+    if (status == COX_OK) come_late(argv[2]);
     if (status == COX_OK) status = cox_cluster_create(&c, &options);
     if (status != COX_OK) {
         fprintf(stderr, "%s\n", cox_status_message());
