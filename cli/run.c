@@ -11,6 +11,7 @@
 #include "cli/memory.h"
 #include "cli/table.h"
 #include "cluster/drain.h"
+#include "model/mapping.h"
 
 cox_status cox_run_agree(cox_run *run, cox_status mine)
 {
@@ -38,6 +39,9 @@ static cox_status create_cluster(cox_run *run)
     cox_status status = cox_cluster_create(&run->cluster, &cluster);
     if (status != COX_OK) return status;
     run->rank = cox_cluster_rank(run->cluster);
+    char owner[128];
+    snprintf(owner, sizeof owner, "rank %d on %s", (int)run->rank, cox_cluster_host(run->cluster));
+    cox_mapping_set_owner(owner);
     int32_t size = cox_cluster_size(run->cluster);
     if (options->ranks > 0 && options->ranks != size) {
         return cox_fail(COX_INVALID,

@@ -16,6 +16,7 @@
 
 #include "base/arena.h"
 #include "base/json.h"
+#include "model/mapping.h"
 #include "model/safetensors.h"
 
 #ifndef MADV_POPULATE_READ
@@ -28,7 +29,8 @@ typedef struct shard {
     int fd;           /* kept to see whether the file has shrunk */
     unsigned char *data;
     size_t n_bytes;
-    cox_tensor *tensors; /* [n_tensors], merged into the checkpoint's list afterwards */
+    cox__mapping mapping; /* data and n_bytes once more, for who comes upon a page that is gone */
+    cox_tensor *tensors;  /* [n_tensors], merged into the checkpoint's list afterwards */
     size_t n_tensors;
 } shard;
 
@@ -73,6 +75,8 @@ static cox_status shard_map(shard *s)
     if (data == MAP_FAILED) return cox_fail(COX_IO, "%s: cannot map: %s", s->path, strerror(errno));
     s->data = data;
     s->n_bytes = (size_t)info.st_size;
+    s->mapping = (cox__mapping){.data = data, .n_bytes = s->n_bytes, .path = s->path};
+    cox__mapping_watch(&s->mapping);
     return COX_OK;
 }
 
@@ -220,7 +224,8 @@ void cox_checkpoint_close(cox_checkpoint *checkpoint)
 {
     if (!checkpoint) return;
     for (size_t i = 0; i < checkpoint->n_shards; i++) {
-        const shard *s = &checkpoint->shards[i];
+        shard *s = &checkpoint->shards[i];
+        cox__mapping_forget(&s->mapping);
         if (s->data) munmap(s->data, s->n_bytes);
         if (s->fd >= 0) close(s->fd);
     }
