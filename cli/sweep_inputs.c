@@ -126,6 +126,15 @@ typedef struct randoms {
     size_t n, room;
 } randoms;
 
+/* Blocks may share a place, and then its draws. Same name, other norm: writing the file tells. */
+static bool has_drawn(const randoms *r, const char *name, float norm)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        if (strcmp(r->names[i], name) == 0 && r->vectors[i].norm == norm) return true;
+    }
+    return false;
+}
+
 /* The direction of a cell (expert: of one of its experts), drawn to the norm of the real one. */
 static cox_status draw(const cox_sweep *s, randoms *r, const cox_sweep_cell *cell, int32_t expert,
                        const cox_vector_file *file)
@@ -143,6 +152,7 @@ static cox_status draw(const cox_sweep *s, randoms *r, const cox_sweep_cell *cel
         if (!vectors || !names) return cox_fail(COX_NO_MEMORY, "out of memory for random directions");
     }
     cox_sweep_random_name(s->grid, cell, expert, r->names[r->n]);
+    if (has_drawn(r, r->names[r->n], like->norm)) return COX_OK;
     cox_vector *v = &r->vectors[r->n];
     *v = *like;
     v->provenance = "{\"made\": \"random\", \"for\": \"sweep\"}";

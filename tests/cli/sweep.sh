@@ -16,11 +16,13 @@ cat > "$work/grid.json" << 'GRID'
  {"name": "experts", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2, 5], "experts": [0, 3, 7],
   "sources": [-1, -2], "weightings": ["routed", "soft"], "positions": ["all", {"last": 1}], "strengths": [-20, 5]},
  {"name": "random", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [0, 3, 7],
-  "sources": [-1], "weightings": ["routed"], "strengths": [-20], "control": "random_direction", "seeds": 2}]}
+  "sources": [-1], "weightings": ["routed"], "strengths": [-20], "control": "random_direction", "seeds": 2},
+ {"name": "random again", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [3],
+  "sources": [-1], "weightings": ["routed"], "strengths": [-5], "control": "random_direction"}]}
 GRID
 in=(sweep --model "$model" --grid "$work/grid.json" --a "$a" --b "$b" --rules "$model/rules.json" --limit 6
     --max-tokens 24 --logits-digest)
-n_cells=106
+n_cells=107
 "$coxswain" "${in[@]}" --output "$work/whole" 2> "$work/err.txt"
 check "a sweep" test $? = 0
 check "a line a cell and the clean run" test "$(wc -l < "$work/whole/stage1.jsonl")" = $((n_cells + 1))
