@@ -48,10 +48,14 @@ static cox_status check_folder(const output *out, const char *folder)
 
 static cox_status check_output(const output *out, const cox_options *o)
 {
-    const char *const inputs[] = {o->input,     o->tokens_file,   o->plan,        o->placement, o->prompts_a,
-                                  o->prompts_b, o->neutral,       o->grid,        o->rules,     o->results,
-                                  o->baseline,  o->continuations, o->filter_rules};
-    cox_status status = check_folder(out, o->model);
+    const char *const inputs[] = {o->input,        o->tokens_file, o->plan,         o->placement,
+                                  o->prompts_a,    o->prompts_b,   o->neutral,      o->grid,
+                                  o->rules,        o->results,     o->baseline,     o->continuations,
+                                  o->filter_rules, o->routes,      o->decomposition};
+    const char *const folders[] = {o->model, o->sweep, o->controls};
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < sizeof folders / sizeof *folders && status == COX_OK; i++)
+        status = check_folder(out, folders[i]);
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs && status == COX_OK; i++)
         status = check_input(out, inputs[i]);
     if (status == COX_OK) status = check_list(out, &o->prompt_files);

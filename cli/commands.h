@@ -21,6 +21,7 @@ cox_status cox_command_evaluate(const cox_options *options);
 /* In one process, without MPI. */
 cox_status cox_command_tokenize(const cox_options *options);
 cox_status cox_command_inspect(const cox_options *options);
+cox_status cox_command_report(const cox_options *options);
 cox_status cox_command_version(bool is_json);
 /* These have subcommands; argv: what stands behind the command's name. */
 cox_status cox_command_vector(int argc, char *const argv[]);

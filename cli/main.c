@@ -79,6 +79,7 @@ static cox_status launch(const cox_options *options, int argc, char *argv[], int
 static cox_status run(const cox_options *options, int argc, char *argv[], int *exit_code)
 {
     bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT ||
+                    options->command == COX_COMMAND_REPORT ||
                     (options->command == COX_COMMAND_EVALUATE && !options->model);
     if (!is_local && options->ranks > 1 && !cox_launch_is_inside())
         return launch(options, argc, argv, exit_code);
@@ -100,6 +101,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     case COX_COMMAND_CAPTURE: return cox_command_capture(options);
     case COX_COMMAND_DECOMPOSE: return cox_command_decompose(options);
     case COX_COMMAND_EVALUATE: return cox_command_evaluate(options);
+    case COX_COMMAND_REPORT: return cox_command_report(options);
     }
     return COX_INTERNAL;
 }

@@ -21,12 +21,13 @@ enum {
     DECOMPOSE = COX_COMMAND_DECOMPOSE,
     SWEEP = COX_COMMAND_SWEEP,
     BENCH = COX_COMMAND_BENCH,
+    REPORT = COX_COMMAND_REPORT,
     CLASSES = DIRECTION | ROUTES | DECOMPOSE | SWEEP, /* of two sets of prompts */
     MEASURES = ROUTES | DECOMPOSE | EVALUATE,         /* with intervals */
     SETS = CLASSES | EVALUATE | CAPTURE,
     RUNS = GENERATE | BATCH | LOGITS | SETS | BENCH, /* commands that run the model */
     TEXT = GENERATE | BATCH,
-    ALL = RUNS | TOKENIZE | INSPECT
+    ALL = RUNS | TOKENIZE | INSPECT | REPORT
 };
 
 static const struct {
@@ -61,6 +62,10 @@ static const struct {
     {COX_COMMAND_EVALUATE, "evaluate",
      "--rules FILE --results FILE [--baseline FILE] | --model DIR --prompts FILE",
      "Judges the answers of a batch, beside another's, and what steering does to a model's logits."},
+    {COX_COMMAND_REPORT, "report", "--sweep DIR --output FILE.html [--routes FILE] [--decompose FILE]",
+     "Shows what a sweep found as one HTML page that needs no network: maps, curves, controls, answers "
+     "before "
+     "and after, all parameters."},
     {COX_COMMAND_BENCH, "bench", "--model DIR --steer-mix [--ranks N]",
      "Measures tokens per second of one batch without steering, and with a plan of its own for every "
      "request."},
@@ -82,7 +87,8 @@ typedef struct option_row {
 #define AT(field) offsetof(cox_options, field)
 
 static const option_row table[] = {
-    {"--model", ALL & ~EVALUATE, TEXT_VALUE, AT(model), "DIR", 0, 0, true, "a Hugging Face model folder"},
+    {"--model", ALL & ~(EVALUATE | REPORT), TEXT_VALUE, AT(model), "DIR", 0, 0, true,
+     "a Hugging Face model folder"},
     {"--model", EVALUATE, TEXT_VALUE, AT(model), "DIR", 0, 0, false,
      "a Hugging Face model folder, for measures of its logits"},
     {"--results", EVALUATE, TEXT_VALUE, AT(results), "FILE", 0, 0, false,
@@ -100,6 +106,20 @@ static const option_row table[] = {
      "the output of a batch whose answers the model is to find likely (default: the field \"answer\")"},
     {"--items", EVALUATE, TEXT_VALUE, AT(items), "FILE", 0, 0, false,
      "write each prompt's numbers, one JSON object a line"},
+    {"--sweep", REPORT, TEXT_VALUE, AT(sweep), "DIR", 0, 0, true, "the folder that a sweep wrote"},
+    {"--controls", REPORT, TEXT_VALUE, AT(controls), "DIR", 0, 0, false,
+     "the folder of another sweep of the same model and prompts, whose controls are shown beside the best "
+     "cells"},
+    {"--routes", REPORT, TEXT_VALUE, AT(routes), "FILE", 0, 0, false,
+     "what `routes` wrote with --json or --csv"},
+    {"--decompose", REPORT, TEXT_VALUE, AT(decomposition), "FILE", 0, 0, false,
+     "what `decompose` wrote with --json or --csv"},
+    {"--a", REPORT, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, false,
+     "the sweep's prompts of A, to be shown with their answers"},
+    {"--b", REPORT, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, false, "the sweep's prompts of B, likewise"},
+    {"--title", REPORT, TEXT_VALUE, AT(title), "TEXT", 0, 0, false,
+     "of the page (default: what was swept, by the model's name)"},
+    {"--output", REPORT, TEXT_VALUE, AT(output), "FILE.html", 0, 0, true, "the page to write"},
     {"--prompt", GENERATE, TEXTS, AT(prompts), "TEXT", 0, 0, false, "a prompt; may be given several times"},
     {"--prompt-file", GENERATE, TEXTS, AT(prompt_files), "FILE", 0, 0, false,
      "a file that holds one prompt (- for standard input); may be given several times"},
@@ -182,14 +202,15 @@ static const option_row table[] = {
      "the tokens of a prompt that count, from its end (default 5)"},
     {"--measure", ROUTES, CHOICE, AT(measure), "top1|topk|risk", 0, 0, false,
      "what the table is sorted by and the plot shows (default top1)"},
-    {"--top", ROUTES | DECOMPOSE, INTEGER, AT(top), "N", 0, INT32_MAX, false,
+    {"--top", ROUTES | DECOMPOSE | REPORT, INTEGER, AT(top), "N", 0, INT32_MAX, false,
      "rows of the table of experts (default 20)"},
     {"--resamples", MEASURES, INTEGER, AT(resamples), "N", 100, 1000000, false,
      "bootstrap samples of the intervals (default 2000)"},
     {"--seed", MEASURES, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false, "of the bootstrap (default 0)"},
-    {"--csv", MEASURES, TEXT_VALUE, AT(csv), "FILE", 0, 0, false, "write all numbers as CSV too"},
+    {"--csv", MEASURES | REPORT, TEXT_VALUE, AT(csv), "FILE", 0, 0, false, "write all numbers as CSV too"},
     {"--plot", ROUTES, TEXT_VALUE, AT(plot), "FILE.svg", 0, 0, false, "draw a map of all experts"},
-    {"--force", LOGITS | SETS, FLAG, AT(has_force), NULL, 0, 0, false, "replace an output file that exists"},
+    {"--force", LOGITS | SETS | REPORT, FLAG, AT(has_force), NULL, 0, 0, false,
+     "replace an output file that exists"},
     {"--force", GENERATE, FLAG, AT(has_force), NULL, 0, 0, false,
      "write into a --trace-routes folder that is not empty"},
     {"--steer", GENERATE, TEXTS, AT(plans), "PLAN.json", 0, 0, false,
@@ -257,8 +278,8 @@ static const option_row table[] = {
      "length of the plans' random vectors, relative to the mean row at their place (default 0.1)"},
     {"--seed", BENCH, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false,
      "of prompts, vectors and experts (default 0)"},
-    {"--json", GENERATE | TOKENIZE | INSPECT | MEASURES | BENCH, FLAG, AT(is_json), NULL, 0, 0, false,
-     "print JSON for machines"},
+    {"--json", GENERATE | TOKENIZE | INSPECT | MEASURES | BENCH | REPORT, FLAG, AT(is_json), NULL, 0, 0,
+     false, "print JSON for machines"},
     {"--ranks", RUNS | INSPECT, INTEGER, AT(ranks), "N", 1, 65536, false,
      "MPI ranks (default 1); started by this program unless mpirun or srun did"},
     {"--threads", RUNS | INSPECT, INTEGER, AT(threads), "N", 1, 4096, false,

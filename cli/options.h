@@ -25,6 +25,7 @@ typedef enum cox_command {
     COX_COMMAND_DECOMPOSE = 512,
     COX_COMMAND_SWEEP = 1024,
     COX_COMMAND_BENCH = 2048,
+    COX_COMMAND_REPORT = 4096,
 } cox_command;
 
 /* Values of one option that may be given several times. */
@@ -70,6 +71,8 @@ typedef struct cox_options {
     /* input and output */
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
     const char *csv, *plot, *items;
+    /* what to report */
+    const char *sweep, *controls, *routes, *decomposition, *title;
     /* what to judge */
     const char *rules, *results, *baseline, *continuations, *by;
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;

@@ -13,7 +13,14 @@ void cox_xml_print(FILE *file, const char *text)
         case '<': fputs("&lt;", file); break;
         case '>': fputs("&gt;", file); break;
         case '"': fputs("&quot;", file); break;
-        default: fputc(*text, file);
+        case '\t':
+        case '\n':
+        case '\r': fputc(*text, file); break;
+        default:
+            if ((unsigned char)*text < ' ')
+                fputs("\xef\xbf\xbd", file); /* XML has no place for control characters */
+            else
+                fputc(*text, file);
         }
     }
 }

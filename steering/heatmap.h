@@ -22,7 +22,7 @@ typedef struct cox_heatmap {
  * for (ferror). */
 void cox_heatmap_print(FILE *file, const cox_heatmap *map);
 
-/* Text for XML: & < > and quotes replaced. */
+/* Text for XML and HTML: & < > and quotes replaced by their names, control characters by U+FFFD. */
 void cox_xml_print(FILE *file, const char *text);
 
 #endif

@@ -1,0 +1,335 @@
+/*
+ * coxswain report: one HTML page from the files of a sweep and what stands beside it (steering/report.h makes
+ * it). Owns the reading: which files of a folder there are, whether they belong together. Runs no model.
+ */
+#include <math.h>
+#include <sha2.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "cli/commands.h"
+#include "cli/io.h"
+#include "cli/outputs.h"
+#include "steering/report.h"
+
+typedef struct input {
+    const cox_options *options;
+    cox_report report;
+    json_t *run, *controls_run, *best, *answers, *prompts[COX_REPORT_N_SETS];
+    char *title;
+    char *paths[8]; /* names that tables keep for their messages */
+    size_t n_paths;
+} input;
+
+/* --- Files of a sweep's folder --- */
+
+/* Kept until the end; NULL: out of memory. */
+static const char *path_in(input *in, const char *folder, const char *name)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s/%s", folder, name) < 0) {
+        cox_fail(COX_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    return in->paths[in->n_paths++] = path;
+}
+
+static cox_status read_table(cox_csv *table, const char *path)
+{
+    char *text = NULL;
+    size_t n = 0;
+    cox_status status = path ? cox_io_read_all(NULL, path, &text, &n) : COX_NO_MEMORY;
+    return status == COX_OK ? cox_csv_parse(table, text, n, path) : status;
+}
+
+/* The first line of a sweep's journal says what its results depend on. [out] *run. */
+static cox_status read_run(const char *path, json_t **run)
+{
+    cox_lines *lines = NULL;
+    cox_line_result got = COX_LINE_END;
+    const char *line = NULL, *command = NULL;
+    size_t n = 0;
+    json_t *json = NULL;
+    int64_t version = 0;
+    cox_status status = path ? cox_lines_open(&lines, path) : COX_NO_MEMORY;
+    if (status == COX_NOT_FOUND)
+        status = cox_fail(COX_NOT_FOUND,
+                          "%s is not there: not the folder of a sweep, or its journal was removed", path);
+    if (status == COX_OK) status = cox_lines_next(lines, 1, &got, &line, &n);
+    if (status == COX_OK && got != COX_LINE_READY)
+        status = cox_fail(COX_BAD_FILE, "%s: line 1: no journal", path);
+    if (status == COX_OK) status = cox_json_load_text(&json, line, n, path);
+    if (status == COX_OK) status = cox_json_int(json, path, "coxswain_journal", true, 1, 1, &version);
+    if (status == COX_OK)
+        status = cox_json_string(json_object_get(json, "run"), path, "command", true, &command);
+    if (status == COX_OK && strcmp(command, "sweep") != 0)
+        status = cox_fail(COX_BAD_FILE, "%s: line 1: the journal of `%s`, not of a sweep", path, command);
+    if (status == COX_OK) *run = json_incref(json_object_get(json, "run"));
+    json_decref(json);
+    cox_lines_close(lines);
+    return status;
+}
+
+/* What counts: as sweep chooses. */
+static cox_status read_limits(const json_t *run, const char *where, double max_kl[COX_REPORT_N_SETS])
+{
+    cox_status status = cox_json_number(run, where, "max_kl", true, &max_kl[COX_REPORT_A]);
+    max_kl[COX_REPORT_B] = json_object_get(run, "neutral") ? max_kl[COX_REPORT_A] : (double)INFINITY;
+    return status;
+}
+
+static cox_status read_cells(input *in, const char *folder, const double max_kl[COX_REPORT_N_SETS],
+                             cox_report_cells *cells)
+{
+    cox_csv table;
+    const char *path = path_in(in, folder, "cells.csv");
+    cox_status status = read_table(&table, path);
+    if (status == COX_NOT_FOUND)
+        status = cox_fail(COX_NOT_FOUND,
+                          "%s is not there: the sweep has not finished its first stage; the same command "
+                          "goes on",
+                          path);
+    return status == COX_OK ? cox_report_cells_read(cells, &table, max_kl) : status;
+}
+
+/* --- Answers --- */
+
+/* Every line an object with a cell's number and lists of answers with a text. */
+static cox_status check_answers(const json_t *line, const char *where)
+{
+    int64_t cell = 0;
+    cox_status status = cox_json_int(line, where, "cell", true, -1, INT64_MAX, &cell);
+    for (int set = 0; set < COX_REPORT_N_SETS && status == COX_OK; set++) {
+        const char key[] = {"ab"[set], '\0'}, *text = NULL;
+        const json_t *list = json_object_get(line, key), *answer;
+        size_t i;
+        if (!json_is_array(list)) return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be a list", where, key);
+        json_array_foreach(list, i, answer)
+        {
+            if (status == COX_OK) status = cox_json_string(answer, where, "text", true, &text);
+        }
+    }
+    return status;
+}
+
+static cox_status read_lines(const char *path, json_t *list,
+                             cox_status (*check)(const json_t *line, const char *where))
+{
+    char *text = NULL;
+    size_t n_bytes = 0, number = 0;
+    cox_status status = cox_io_read_all(NULL, path, &text, &n_bytes);
+    for (const char *at = text, *end = text + n_bytes; status == COX_OK && at < end;) {
+        const char *newline = memchr(at, '\n', (size_t)(end - at));
+        size_t n = (size_t)((newline ? newline : end) - at);
+        char where[1100];
+        json_t *line = NULL;
+        snprintf(where, sizeof where, "%.1000s: line %zu", path, ++number);
+        if (n > strspn(at, " \t\r")) {
+            status = cox_json_load_text(&line, at, n, where);
+            if (status == COX_OK) status = check(line, where);
+            if (status == COX_OK && json_array_append(list, line) != 0)
+                status = cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+            json_decref(line);
+        }
+        at += n + (newline != NULL);
+    }
+    free(text);
+    return status;
+}
+
+static cox_status read_answers(input *in, const char *folder)
+{
+    const char *table_path = path_in(in, folder, "answers.csv"), *path = path_in(in, folder, "stage2.jsonl");
+    cox_csv table;
+    if (!table_path || !path) return COX_NO_MEMORY;
+    if (access(table_path, F_OK) != 0) return COX_OK; /* no second stage, or not done */
+    cox_status status = read_table(&table, table_path);
+    if (status == COX_OK) status = cox_report_rates_read(&in->report.rates, &table);
+    in->answers = json_array();
+    if (status == COX_OK) status = read_lines(path, in->answers, check_answers);
+    in->report.answers = in->answers;
+    return status;
+}
+
+/* --- Prompts --- */
+
+/* The text of the last message of the user; NULL: there is none. */
+static const json_t *text_of(const json_t *line)
+{
+    const json_t *body = json_object_get(line, "body"), *holder = body ? body : line;
+    const json_t *messages = json_object_get(holder, "messages");
+    for (size_t i = json_array_size(messages); i-- > 0;) {
+        const json_t *message = json_array_get(messages, i), *role = json_object_get(message, "role");
+        if (json_is_string(role) && strcmp(json_string_value(role), "user") == 0)
+            return json_object_get(message, "content");
+    }
+    return json_object_get(holder, "prompt");
+}
+
+static cox_status check_prompt(const json_t *line, const char *where)
+{
+    return text_of(line) ? COX_OK : cox_fail(COX_BAD_FILE, "%s: no prompt", where);
+}
+
+static cox_status read_prompts(input *in, int set, const char *option, const char *path)
+{
+    char *text = NULL, digest[SHA256_DIGEST_STRING_LENGTH];
+    const char key[] = {"ab"[set], '\0'}, *wanted = NULL;
+    size_t n = 0, i;
+    json_t *lines, *line;
+    if (!path) return COX_OK;
+    cox_status status = cox_io_read_all(NULL, path, &text, &n);
+    if (status != COX_OK) return status;
+    SHA256Data((const uint8_t *)text, n, digest);
+    free(text);
+    status = cox_json_string(in->run, in->options->sweep, key, true, &wanted);
+    if (status == COX_OK && strcmp(digest, wanted) != 0)
+        status = cox_fail(COX_INVALID, "%s %s: not the prompts of the sweep in %s (another SHA-256)", option,
+                          path, in->options->sweep);
+    lines = json_array();
+    if (status == COX_OK) status = read_lines(path, lines, check_prompt);
+    in->prompts[set] = json_array();
+    json_array_foreach(lines, i, line)
+    {
+        const json_t *prompt = text_of(line);
+        json_array_append_new(in->prompts[set],
+                              json_is_string(prompt) ? json_copy((json_t *)prompt) : json_null());
+    }
+    json_decref(lines);
+    in->report.prompts[set] = in->prompts[set];
+    return status;
+}
+
+/* --- What stands beside --- */
+
+/* Controls must be of the same model, prompts and rules, or they say nothing. */
+static cox_status check_same(const input *in)
+{
+    static const char *const keys[] = {"a",
+                                       "b",
+                                       "neutral",
+                                       "rules",
+                                       "limit",
+                                       "kernel",
+                                       "model_fingerprint",
+                                       "model_weights",
+                                       "model_tokenizer",
+                                       "model_settings"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *one = json_object_get(in->run, keys[i]),
+                     *other = json_object_get(in->controls_run, keys[i]);
+        if (one != other && !json_equal(one, other))
+            return cox_fail(COX_INVALID, "--controls %s: another run than --sweep %s: \"%s\" differs",
+                            in->options->controls, in->options->sweep, keys[i]);
+    }
+    return COX_OK;
+}
+
+static cox_status read_controls(input *in, const double max_kl[COX_REPORT_N_SETS])
+{
+    const char *folder = in->options->controls;
+    if (!folder) return COX_OK;
+    cox_status status = read_run(path_in(in, folder, "stage1.jsonl.journal"), &in->controls_run);
+    if (status == COX_OK) status = check_same(in);
+    in->report.controls_run = in->controls_run;
+    return status == COX_OK ? read_cells(in, folder, max_kl, &in->report.controls) : status;
+}
+
+static cox_status read_beside(input *in)
+{
+    const cox_options *o = in->options;
+    char *text = NULL;
+    size_t n = 0;
+    cox_status status = COX_OK;
+    if (o->routes) {
+        status = cox_io_read_all(NULL, o->routes, &text, &n);
+        if (status == COX_OK) status = cox_report_routes_read(&in->report.routes, text, n, o->routes);
+    }
+    if (o->decomposition && status == COX_OK) {
+        status = cox_io_read_all(NULL, o->decomposition, &text, &n);
+        if (status == COX_OK) status = cox_report_parts_read(&in->report.parts, text, n, o->decomposition);
+    }
+    return status;
+}
+
+static cox_status set_title(input *in)
+{
+    const char *model = json_string_value(json_object_get(in->run, "model"));
+    size_t n = model ? strlen(model) : 0;
+    while (n > 1 && model[n - 1] == '/') n--;
+    size_t first = n;
+    while (first > 0 && model[first - 1] != '/') first--;
+    bool is_given = in->options->title != NULL;
+    int wrote = is_given
+                    ? asprintf(&in->title, "%s", in->options->title)
+                    : asprintf(&in->title, "Steering %.*s", (int)(n - first), model ? model + first : "");
+    if (wrote < 0) {
+        in->title = NULL;
+        return cox_fail(COX_NO_MEMORY, "out of memory");
+    }
+    json_t *checked = json_string(in->title);
+    json_decref(checked);
+    in->report.title = in->title;
+    return checked ? COX_OK : cox_fail(COX_INVALID, "--title: not UTF-8");
+}
+
+static cox_status read_all(input *in)
+{
+    const cox_options *o = in->options;
+    double max_kl[COX_REPORT_N_SETS] = {1, 1};
+    const char *journal = path_in(in, o->sweep, "stage1.jsonl.journal"),
+               *best = path_in(in, o->sweep, "best.json");
+    cox_status status = journal && best ? read_run(journal, &in->run) : COX_NO_MEMORY;
+    if (status == COX_OK) status = read_limits(in->run, journal, max_kl);
+    if (status == COX_OK) status = set_title(in);
+    if (status == COX_OK) status = read_cells(in, o->sweep, max_kl, &in->report.cells);
+    if (status == COX_OK) status = cox_json_load_file(&in->best, best);
+    if (status == COX_OK && !json_is_object(json_object_get(in->best, "clean")))
+        status = cox_fail(COX_BAD_FILE, "%s: key \"clean\" is missing", best);
+    if (status == COX_OK) status = read_answers(in, o->sweep);
+    if (status == COX_OK) status = read_prompts(in, COX_REPORT_A, "--a", o->prompts_a);
+    if (status == COX_OK) status = read_prompts(in, COX_REPORT_B, "--b", o->prompts_b);
+    if (status == COX_OK) status = read_controls(in, max_kl);
+    in->report.run = in->run;
+    in->report.best = in->best;
+    in->report.n_rows = (int32_t)o->top;
+    return status == COX_OK ? read_beside(in) : status;
+}
+
+/* --- The command --- */
+
+static void print_page(FILE *file, const void *context)
+{
+    cox_report_print(file, context);
+}
+
+static void print_csv(FILE *file, const void *context)
+{
+    cox_report_print_csv(file, context);
+}
+
+cox_status cox_command_report(const cox_options *options)
+{
+    input in = {.options = options};
+    cox_status status = cox_output_check("--output", options->output, options->has_force);
+    if (status == COX_OK) status = cox_output_check("--csv", options->csv, options->has_force);
+    if (status == COX_OK) status = read_all(&in);
+    if (status == COX_OK) status = cox_output_write("--output", options->output, print_page, &in.report);
+    if (status == COX_OK) status = cox_output_write("--csv", options->csv, print_csv, &in.report);
+    if (status == COX_OK && options->is_json) status = cox_output_json(cox_report_json(&in.report));
+    cox_report_cells_free(&in.report.cells);
+    cox_report_cells_free(&in.report.controls);
+    cox_report_rates_free(&in.report.rates);
+    cox_report_routes_free(&in.report.routes);
+    cox_report_parts_free(&in.report.parts);
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) json_decref(in.prompts[set]);
+    json_decref(in.run);
+    json_decref(in.controls_run);
+    json_decref(in.best);
+    json_decref(in.answers);
+    for (size_t i = 0; i < in.n_paths; i++) free(in.paths[i]);
+    free(in.title);
+    return status;
+}

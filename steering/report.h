@@ -1,0 +1,202 @@
+/*
+ * A study as one page: what a sweep measured, with controls, routing differences and the parts of a direction
+ * beside it. Pure functions from what the commands wrote to tables in memory (report_cells.c,
+ * report_inputs.c), to HTML (report_page.c, report_findings.c, report_answers.c, report_maps.c,
+ * report_charts.c) and to records (report_data.c). The page has no script and asks for nothing from anywhere;
+ * equal inputs give equal bytes.
+ */
+#ifndef COX_STEERING_REPORT_H
+#define COX_STEERING_REPORT_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "base/status.h"
+#include "steering/csv.h"
+#include "steering/metrics.h"
+
+/* What steering aims at: weaken the behaviour on the prompts of A, strengthen it on those of B. */
+enum { COX_REPORT_A, COX_REPORT_B, COX_REPORT_N_SETS };
+
+/* A row of a sweep's cells.csv; texts point into the table. */
+typedef struct cox_report_cell {
+    int64_t number;
+    const char *block, *site, *op, *control, *expert_text, *weighting, *positions;
+    int32_t block_index;                    /* in the order of the file */
+    int32_t seed, layer, expert, source;    /* expert -1: none, or all together */
+    double strength, kl;                    /* kl NaN: not finite */
+    cox_interval change[COX_REPORT_N_SETS]; /* of the mean log-odds against the clean run; NaN: not finite */
+} cox_report_cell;
+
+/* Same group, layer and expert. best: on A the lowest change, on B the highest, of the cells that count (KL);
+ * NULL: none. */
+typedef struct cox_report_place {
+    int32_t layer, expert;
+    size_t first, n; /* range of cox_report_cells.items */
+    const cox_report_cell *best[COX_REPORT_N_SETS];
+} cox_report_place;
+
+/* Same block, control, weighting and positions: one map, one set of curves. */
+typedef struct cox_report_group {
+    size_t first, n, first_place, n_places;
+    int32_t n_experts; /* the highest, and one; 0: its cells have no single expert */
+} cox_report_group;
+
+typedef struct cox_report_cells {
+    cox_csv table;
+    cox_report_cell *items; /* [n], by group, then layer, expert, source, seed, strength */
+    size_t n;
+    cox_report_group *groups; /* [n_groups] */
+    size_t n_groups;
+    cox_report_place *places; /* [n_places], by group, layer, expert */
+    size_t n_places;
+    double max_kl[COX_REPORT_N_SETS]; /* cells with more do not count; INFINITY: all do */
+} cox_report_cells;
+
+/* Takes the table over, also on failure. max_kl: as above. Errors: BAD_FILE (file, line and column),
+ * NO_MEMORY. */
+cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table,
+                                 const double max_kl[COX_REPORT_N_SETS]);
+void cox_report_cells_free(cox_report_cells *cells);
+
+/* Same group, layer, expert, source and seed: a curve over strengths. The end of the one that begins at i. */
+size_t cox_report_curve_end(const cox_report_cells *cells, const cox_report_place *place, size_t i);
+
+/* Does a cell's KL divergence let it count for this aim? */
+bool cox_report_counts(const cox_report_cells *cells, const cox_report_cell *cell, int set);
+bool cox_report_is_control(const cox_report_cell *cell);
+/* A control at the same place, scope and strength as the cell. */
+bool cox_report_is_control_of(const cox_report_cell *control, const cox_report_cell *cell);
+
+/* A row of a sweep's answers.csv. */
+typedef struct cox_report_rate {
+    int64_t cell; /* -1: the clean run */
+    const char *set, *label;
+    int64_t yes, asked;
+    cox_interval rate;
+} cox_report_rate;
+
+enum { COX_REPORT_MAX_LABELS = 64 };
+typedef struct cox_report_rates {
+    cox_csv table;
+    cox_report_rate *items; /* [n] as in the file */
+    size_t n;
+    const char *labels[COX_REPORT_MAX_LABELS]; /* [n_labels] in the order of the file */
+    size_t n_labels;
+} cox_report_rates;
+/* As cox_report_cells_read. */
+cox_status cox_report_rates_read(cox_report_rates *rates, cox_csv *table);
+void cox_report_rates_free(cox_report_rates *rates);
+/* NULL: that cell has no answers, or was not asked. */
+const cox_report_rate *cox_report_rate_of(const cox_report_rates *rates, int64_t cell, int set,
+                                          const char *label);
+
+/* Of an expert, how much more often the tokens of A have it as their first choice than those of B. */
+typedef struct cox_report_route {
+    int32_t layer, expert;
+    cox_interval difference;
+} cox_report_route;
+typedef struct cox_report_routes {
+    cox_report_route *items; /* [n] */
+    size_t n;
+    json_t *about; /* what else the file says: an object, or NULL */
+} cox_report_routes;
+
+/* Named as in the files of `decompose`. */
+typedef enum cox_report_part_kind {
+    COX_REPORT_EMBEDDING,
+    COX_REPORT_ATTENTION,
+    COX_REPORT_BLOCK,
+    COX_REPORT_AFTER,
+    COX_REPORT_EXPERT
+} cox_report_part_kind;
+
+/* What a part of the model writes along a direction; as docs/formats.md, "Decompositions". */
+typedef struct cox_report_part {
+    cox_report_part_kind kind;
+    int32_t layer, expert; /* -1: none */
+    double mean[COX_REPORT_N_SETS], share;
+    cox_interval difference;
+    bool has_effect;
+    cox_interval effect[COX_REPORT_N_SETS]; /* of ablating the direction there alone, on the log-odds */
+} cox_report_part;
+typedef struct cox_report_parts {
+    cox_report_part *items; /* [n] */
+    size_t n;
+    json_t *about;
+} cox_report_parts;
+
+/* What `routes` and `decompose` wrote with --json or --csv; which one, the text tells. Takes the text over (n
+ * bytes and a NUL, malloc'ed). Errors, naming file, and line and column or key: BAD_FILE, NO_MEMORY. */
+cox_status cox_report_routes_read(cox_report_routes *routes, char *text, size_t n, const char *where);
+cox_status cox_report_parts_read(cox_report_parts *parts, char *text, size_t n, const char *where);
+void cox_report_routes_free(cox_report_routes *routes);
+void cox_report_parts_free(cox_report_parts *parts);
+/* "attention" and so on. */
+const char *cox_report_part_name(const cox_report_part *part);
+
+typedef struct cox_report {
+    const char *title;
+    const json_t *run;  /* the sweep's parameters, from its journal */
+    const json_t *best; /* its best.json: the clean means; plans of the cells that were answered */
+    cox_report_cells cells;
+    cox_report_cells controls; /* of a second sweep; n 0: none */
+    const json_t *controls_run;
+    cox_report_rates rates;                   /* n 0: no answers */
+    const json_t *answers;                    /* the lines of stage2.jsonl, a list; NULL: none */
+    const json_t *prompts[COX_REPORT_N_SETS]; /* lists of texts; NULL: not given */
+    cox_report_routes routes;                 /* n 0: not given */
+    cox_report_parts parts;                   /* likewise */
+    int32_t n_rows;                           /* of tables that leave something out */
+} cox_report;
+
+/* The page. Errors of the file are the caller's to ask for (ferror). */
+void cox_report_print(FILE *file, const cox_report *report);
+/* The same numbers: CSV with a line for each number that has an interval; JSON (owned by the caller; NULL:
+ * out of memory). */
+void cox_report_print_csv(FILE *file, const cox_report *report);
+json_t *cox_report_json(const cox_report *report);
+
+/* --- Sections, for the page --- */
+
+void cox_report_print_findings(FILE *file, const cox_report *report);
+void cox_report_print_blocks(FILE *file, const cox_report *report);
+void cox_report_print_controls(FILE *file, const cox_report *report);
+void cox_report_print_answers(FILE *file, const cox_report *report);
+void cox_report_print_maps(FILE *file, const cox_report *report);
+void cox_report_print_layers(FILE *file, const cox_report *report);
+void cox_report_print_curves(FILE *file, const cox_report *report);
+void cox_report_print_scatters(FILE *file, const cox_report *report);
+void cox_report_print_parts(FILE *file, const cox_report *report);
+
+/* --- What sections share --- */
+
+/* The cell to show of a block (-1: of all that steer with a direction, is_single: one expert only). Among
+ * cells with answers by them: on A the lowest rate of the first label and of answers that fell apart
+ * together, on B the highest rate less those that fell apart; else by the change of the log-odds. NULL: none
+ * that does what is aimed at. */
+const cox_report_cell *cox_report_pick(const cox_report *report, int32_t block, bool is_single, int set);
+
+/* Of a place's best cells against routing differences: Pearson's and Spearman's correlation over *n experts.
+ */
+typedef struct cox_report_relation {
+    size_t n;
+    double pearson, spearman;
+} cox_report_relation;
+/* [out] route_of: [group->n_places] index into routes.items, or SIZE_MAX. */
+void cox_report_relate(const cox_report *report, const cox_report_group *group, int set, size_t *route_of,
+                       cox_report_relation *relation);
+
+/* Words for text and titles: "layer 2, expert 13"; block, weighting and positions; "+1.2 [+0.8, +1.6]"; "95%
+ * [81, 99]". */
+void cox_report_print_place(FILE *file, const cox_report_cell *cell);
+void cox_report_print_group(FILE *file, const cox_report_cell *cell);
+void cox_report_print_positions(FILE *file, const cox_report_cell *cell);
+void cox_report_print_number(FILE *file, double value, bool has_sign);
+void cox_report_print_strength(FILE *file, double strength);
+void cox_report_print_source(FILE *file,
+                             const cox_report_cell *cell); /* ", vector of token -1"; nothing without */
+void cox_report_print_interval(FILE *file, const cox_interval *interval);
+void cox_report_print_rate(FILE *file, const cox_interval *rate);
+
+#endif

@@ -1,0 +1,391 @@
+/* What was found, in a few numbers; then the best cells of each block, and the controls beside them. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "steering/heatmap.h"
+#include "steering/report.h"
+
+static const char *const aims[] = {"Weaken", "Strengthen"};
+
+/* --- Controls of a cell --- */
+
+static const char *const kinds[] = {"random_direction", "random_expert"};
+static const char *const names[] = {"random direction of the same norm", "direction of another expert"};
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
+
+typedef struct summary {
+    const char *kind;
+    int32_t n; /* cells: draws, also at several blocks */
+    double mean[COX_REPORT_N_SETS];
+    cox_interval widest[COX_REPORT_N_SETS]; /* of the draw whose interval reaches farthest from 0 */
+    int64_t numbers[2];                     /* first and last */
+} summary;
+
+static double reach(const cox_interval *i)
+{
+    return fmax(fabs(i->low), fabs(i->high));
+}
+
+static void add_controls(summary *sum, const cox_report_cells *cells, const cox_report_cell *c)
+{
+    for (size_t i = 0; i < cells->n; i++) {
+        const cox_report_cell *k = &cells->items[i];
+        if (strcmp(k->control, sum->kind) != 0 || !cox_report_is_control_of(k, c)) continue;
+        if (isnan(k->change[0].value) || isnan(k->change[1].value)) continue;
+        for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+            sum->mean[set] = (sum->mean[set] * sum->n + k->change[set].value) / (sum->n + 1);
+            if (sum->n == 0 || reach(&k->change[set]) > reach(&sum->widest[set]))
+                sum->widest[set] = k->change[set];
+        }
+        if (sum->n == 0) sum->numbers[0] = k->number;
+        sum->numbers[1] = k->number;
+        sum->n++;
+    }
+}
+
+/* --- Cards --- */
+
+/* Where and how: for people who want to find it again. */
+static void print_how(FILE *file, const cox_report_cell *c)
+{
+    cox_report_print_place(file, c);
+    fputs(": ", file);
+    cox_xml_print(file, c->op);
+    fputs(" at ", file);
+    cox_xml_print(file, c->site);
+    if (*c->weighting) {
+        fputs(", ", file);
+        cox_xml_print(file, c->weighting);
+    }
+    fputs(", strength ", file);
+    cox_report_print_strength(file, c->strength);
+    fputs(", positions ", file);
+    cox_report_print_positions(file, c);
+    cox_report_print_source(file, c);
+}
+
+/* "100% → 3%" of the first label, or the change of the log-odds. */
+static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
+{
+    const char *label = r->rates.n_labels ? r->rates.labels[0] : "";
+    const cox_report_rate *before = cox_report_rate_of(&r->rates, -1, set, label),
+                          *after = cox_report_rate_of(&r->rates, c->number, set, label);
+    if (before && after) {
+        fprintf(file, "<p class=\"big\">%.0f%% \xe2\x86\x92 %.0f%%</p>\n<p><b>", 100 * before->rate.value,
+                100 * after->rate.value);
+        cox_xml_print(file, label);
+        fprintf(
+            file,
+            "</b>, %c: %lld of %lld answers without, %lld of %lld with it (95%% interval %.0f to %.0f%%). ",
+            "AB"[set], (long long)before -> yes, (long long)before -> asked, (long long)after -> yes,
+            (long long)after -> asked, 100 * after -> rate.low, 100 * after->rate.high);
+        const cox_report_rate *apart = cox_report_rate_of(&r->rates, c->number, set, "fell_apart");
+        if (apart) fprintf(file, "Fell apart: %lld. ", (long long)apart->yes);
+        fputs("Log-odds ", file);
+    } else {
+        fputs("<p class=\"big\">", file);
+        cox_report_print_number(file, c->change[set].value, true);
+        fprintf(file, "</p>\n<p>change of the log-odds on %c: ", "AB"[set]);
+    }
+    cox_report_print_interval(file, &c->change[set]);
+    fputs(", KL ", file);
+    cox_report_print_number(file, c->kl, false);
+    fputs(".</p>\n", file);
+}
+
+static void print_controls_of(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
+{
+    for (int k = 0; k < N_KINDS; k++) {
+        summary sum = {.kind = kinds[k]};
+        add_controls(&sum, &r->cells, c);
+        add_controls(&sum, &r->controls, c);
+        if (sum.n == 0) continue;
+        fprintf(file, "<p>Control, %s: ", names[k]);
+        cox_report_print_interval(file, &sum.widest[set]);
+        fprintf(file, "%s.</p>\n", sum.n > 1 ? " (the draw that reaches farthest)" : "");
+    }
+}
+
+static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
+{
+    const cox_report_cell *c = cox_report_pick(r, -1, is_single, set);
+    fprintf(file, "<div class=\"card\"><h3>%s%s</h3>\n", aims[set],
+            is_single ? ", one expert" : ", any place");
+    if (c) {
+        print_big(file, r, c, set);
+        print_controls_of(file, r, c, set);
+        fputs("<p class=\"soft\">", file);
+        print_how(file, c);
+        fputs(" (block ", file);
+        cox_xml_print(file, c->block);
+        fprintf(file, ", cell %lld).</p>", (long long)c->number);
+    } else {
+        fputs("<p>No cell does.</p>", file);
+    }
+    fputs("</div>\n", file);
+}
+
+/* Of the group with the most experts. */
+static void print_routing_card(FILE *file, const cox_report *r)
+{
+    const cox_report_group *widest = NULL;
+    for (size_t i = 0; i < r->cells.n_groups; i++) {
+        const cox_report_group *g = &r->cells.groups[i];
+        if (g->n_experts == 0 || cox_report_is_control(&r->cells.items[g->first])) continue;
+        if (!widest || g->n_places > widest->n_places) widest = g;
+    }
+    size_t *route_of = widest && r->routes.n ? calloc(widest->n_places, sizeof *route_of) : NULL;
+    if (!route_of) return;
+    cox_report_relation relations[COX_REPORT_N_SETS];
+    for (int s = 0; s < COX_REPORT_N_SETS; s++) cox_report_relate(r, widest, s, route_of, &relations[s]);
+    free(route_of);
+    if (relations[0].n < 3) return;
+    fputs("<div class=\"card\"><h3>Does routing tell?</h3>\n<p class=\"big\">r ", file);
+    cox_report_print_number(file, relations[COX_REPORT_A].pearson, true);
+    fprintf(file,
+            "</p>\n<p>Correlation of an expert\xe2\x80\x99s routing difference (A less B, top-1) with its "
+            "best effect over %zu "
+            "experts: weaken ",
+            relations[0].n);
+    cox_report_print_number(file, relations[COX_REPORT_A].pearson, true);
+    fputs(", strengthen ", file);
+    cox_report_print_number(file, relations[COX_REPORT_B].pearson, true);
+    fputs(" (", file);
+    cox_report_print_group(file, &r->cells.items[widest->first]);
+    fputs(").</p></div>\n", file);
+}
+
+static void print_parts_card(FILE *file, const cox_report *r)
+{
+    int64_t reference = -2;
+    const json_t *named = json_object_get(r->parts.about, "reference_layer");
+    double sums[2] = {0, 0};
+    if (json_is_integer(named)) reference = json_integer_value(named);
+    for (size_t i = 0; i < r->parts.n; i++) { /* without its name: the layer whose share is the whole */
+        const cox_report_part *p = &r->parts.items[i];
+        if (reference == -2 && p->kind == COX_REPORT_AFTER && fabs(p->share - 1) < 1e-9) reference = p->layer;
+    }
+    for (size_t i = 0; i < r->parts.n; i++) {
+        const cox_report_part *p = &r->parts.items[i];
+        if (p->layer > reference) continue;
+        if (p->kind == COX_REPORT_ATTENTION) sums[0] += p->share;
+        if (p->kind == COX_REPORT_BLOCK) sums[1] += p->share;
+    }
+    if (r->parts.n == 0 || reference < 0) return;
+    fprintf(file,
+            "<div class=\"card\"><h3>Who writes the direction?</h3>\n<p class=\"big\">%.0f%% : "
+            "%.0f%%</p>\n<p>Attention writes "
+            "%.1f%% and the experts %.1f%% of what A and B differ in along the direction after layer "
+            "%d.</p></div>\n",
+            100 * sums[0], 100 * sums[1], 100 * sums[0], 100 * sums[1], (int)reference);
+}
+
+void cox_report_print_findings(FILE *file, const cox_report *r)
+{
+    bool has_single = false, has_other = false;
+    for (size_t i = 0; i < r->cells.n; i++) {
+        has_single =
+            has_single || (r->cells.items[i].expert >= 0 && !cox_report_is_control(&r->cells.items[i]));
+        has_other = has_other || (r->cells.items[i].expert < 0 && !cox_report_is_control(&r->cells.items[i]));
+    }
+    fputs("<div class=\"cards findings\">\n", file);
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        if (has_other) print_card(file, r, false, set);
+        if (has_single) print_card(file, r, true, set);
+    }
+    print_routing_card(file, r);
+    print_parts_card(file, r);
+    fputs("</div>\n", file);
+}
+
+/* --- Best of each block --- */
+
+/* An interval as a picture, on a scale that all of a table share. */
+static void print_whisker(FILE *file, const cox_interval *i, int set, double low, double high)
+{
+    enum { WIDTH = 120 };
+    double scale = (WIDTH - 8) / (high - low), zero = 4 - low * scale, ends[3];
+    const double values[3] = {i->low, i->value, i->high};
+    if (isnan(i->value)) return;
+    for (int k = 0; k < 3; k++) ends[k] = fmin(fmax(4 + (values[k] - low) * scale, 1), WIDTH - 1);
+    fprintf(file,
+            "<svg class=\"whisker %c\" width=\"%d\" height=\"16\" viewBox=\"0 0 %d 16\"><line class=\"zero\" "
+            "x1=\"%.1f\" y1=\"0\" "
+            "x2=\"%.1f\" y2=\"16\"/><line x1=\"%.1f\" y1=\"8\" x2=\"%.1f\" y2=\"8\"/>",
+            "ab"[set], WIDTH, WIDTH, zero, zero, ends[0], ends[2]);
+    if (set == COX_REPORT_A)
+        fprintf(file, "<circle cx=\"%.1f\" cy=\"8\" r=\"3.6\"/></svg>", ends[1]);
+    else
+        fprintf(file, "<rect x=\"%.1f\" y=\"4.8\" width=\"6.4\" height=\"6.4\"/></svg>", ends[1] - 3.2);
+}
+
+typedef struct scale {
+    double low, high;
+} scale;
+
+static void widen(scale *s, const cox_interval *i)
+{
+    if (i->low < s->low) s->low = i->low;
+    if (i->high > s->high) s->high = i->high;
+}
+
+static int32_t count_blocks(const cox_report_cells *cells)
+{
+    int32_t n = 0;
+    for (size_t i = 0; i < cells->n; i++) {
+        if (cells->items[i].block_index >= n) n = cells->items[i].block_index + 1;
+    }
+    return n;
+}
+
+static void print_rates(FILE *file, const cox_report *r, int64_t cell)
+{
+    for (int set = 0; set < COX_REPORT_N_SETS && r->rates.n_labels; set++) {
+        fputs("<td class=\"rates\">", file);
+        bool has_any = false;
+        for (size_t l = 0; l < r->rates.n_labels; l++) {
+            const cox_report_rate *rate = cox_report_rate_of(&r->rates, cell, set, r->rates.labels[l]);
+            if (!rate) continue;
+            fprintf(file, "%s<span title=\"", has_any ? "<br/>" : "");
+            fprintf(file, "%lld of %lld, 95%% interval %.0f to %.0f%%\">", (long long)rate->yes,
+                    (long long)rate->asked, 100 * rate->rate.low, 100 * rate->rate.high);
+            cox_xml_print(file, r->rates.labels[l]);
+            fprintf(file, " %.0f%%</span>", 100 * rate->rate.value);
+            has_any = true;
+        }
+        fputs("</td>", file);
+    }
+}
+
+static void print_best_row(FILE *file, const cox_report *r, const cox_report_cell *c, int set, scale s)
+{
+    fputs("<tr><th>", file);
+    cox_xml_print(file, c->block);
+    fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
+    print_how(file, c);
+    fprintf(file, "</td><td class=\"n\">%lld</td>", (long long)c->number);
+    for (int k = 0; k < COX_REPORT_N_SETS; k++) {
+        fputs("<td class=\"n\">", file);
+        cox_report_print_interval(file, &c->change[k]);
+        fputs("<br/>", file);
+        print_whisker(file, &c->change[k], k, s.low, s.high);
+        fputs("</td>", file);
+    }
+    fputs("<td class=\"n\">", file);
+    cox_report_print_number(file, c->kl, false);
+    fputs("</td>", file);
+    print_rates(file, r, c->number);
+    fputs("</tr>\n", file);
+}
+
+void cox_report_print_blocks(FILE *file, const cox_report *r)
+{
+    int32_t n_blocks = count_blocks(&r->cells);
+    scale s = {0, 1e-9};
+    for (int32_t k = 0; k < n_blocks * COX_REPORT_N_SETS; k++) {
+        const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
+        for (int set = 0; c && set < COX_REPORT_N_SETS; set++) widen(&s, &c->change[set]);
+    }
+    fputs("<div class=\"scroll\"><table><thead><tr><th>block</th><th>aim</th><th>cell</th><th "
+          "class=\"n\">number</th>"
+          "<th class=\"n\">change of log-odds, A</th><th class=\"n\">B</th><th class=\"n\">KL</th>",
+          file);
+    if (r->rates.n_labels) fputs("<th>answers, A</th><th>answers, B</th>", file);
+    fputs("</tr></thead>\n<tbody>\n", file);
+    const json_t *clean = json_object_get(r->best, "clean");
+    fprintf(file,
+            "<tr><th>clean run</th><td></td><td class=\"how\">nothing is steered; mean log-odds: A %.3g, B "
+            "%.3g</td><td></td><td></td>"
+            "<td></td><td></td>",
+            json_number_value(json_object_get(clean, "log_odds_a")),
+            json_number_value(json_object_get(clean, "log_odds_b")));
+    print_rates(file, r, -1);
+    fputs("</tr>\n", file);
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        for (int32_t b = 0; b < n_blocks; b++) {
+            const cox_report_cell *c = cox_report_pick(r, b, false, set);
+            if (c) print_best_row(file, r, c, set, s);
+        }
+    }
+    fputs("</tbody></table></div>\n", file);
+}
+
+/* --- Controls --- */
+
+static bool print_control_rows(FILE *file, const cox_report *r, const cox_report_cell *c, int set, scale s)
+{
+    bool has_any = false;
+    for (int k = 0; k < N_KINDS; k++) {
+        summary sum = {.kind = kinds[k]};
+        add_controls(&sum, &r->cells, c);
+        add_controls(&sum, &r->controls, c);
+        if (sum.n == 0) continue;
+        if (!has_any) {
+            fputs("<tr class=\"head\"><th>", file);
+            cox_xml_print(file, c->block);
+            fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
+            print_how(file, c);
+            fputs("</td><td>the direction</td><td></td><td class=\"n\">", file);
+            cox_report_print_number(file, c->change[set].value, true);
+            fputs("</td><td class=\"n\">", file);
+            cox_report_print_interval(file, &c->change[set]);
+            fputs("<br/>", file);
+            print_whisker(file, &c->change[set], set, s.low, s.high);
+            fputs("</td></tr>\n", file);
+        }
+        has_any = true;
+        fprintf(file, "<tr><td></td><td></td><td></td><td>%s</td><td class=\"n\">%d</td><td class=\"n\">",
+                names[k], (int)sum.n);
+        cox_report_print_number(file, sum.mean[set], true);
+        fputs("</td><td class=\"n\">", file);
+        cox_report_print_interval(file, &sum.widest[set]);
+        fputs("<br/>", file);
+        print_whisker(file, &sum.widest[set], set, s.low, s.high);
+        fputs("</td></tr>\n", file);
+    }
+    return has_any;
+}
+
+void cox_report_print_controls(FILE *file, const cox_report *r)
+{
+    int32_t n_blocks = count_blocks(&r->cells);
+    scale s = {0, 1e-9};
+    bool has_any = false;
+    char *text = NULL;
+    size_t n = 0;
+    for (int32_t k = 0; k < n_blocks * COX_REPORT_N_SETS; k++) {
+        const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
+        if (c) widen(&s, &c->change[k % COX_REPORT_N_SETS]);
+    }
+    FILE *rows = open_memstream(&text, &n);
+    for (int set = 0; set < COX_REPORT_N_SETS && rows; set++) {
+        for (int32_t b = 0; b < n_blocks; b++) {
+            const cox_report_cell *c = cox_report_pick(r, b, false, set);
+            if (c) has_any = print_control_rows(rows, r, c, set, s) || has_any;
+        }
+    }
+    if (rows) fclose(rows);
+    if (has_any) {
+        fputs("<p>At the same place, scope and strength as the best cell of a block; the change is on A for "
+              "what weakens, on B "
+              "for what strengthens. Of several draws the mean, and the interval that reaches farthest from "
+              "0.</p>\n"
+              "<div class=\"scroll\"><table "
+              "class=\"controls\"><thead><tr><th>block</th><th>aim</th><th>cell</th><th>steered "
+              "with</th>"
+              "<th class=\"n\">draws</th><th class=\"n\">mean change</th><th class=\"n\">farthest 95% "
+              "interval</th></tr></thead>\n"
+              "<tbody>\n",
+              file);
+        fputs(text, file);
+        fputs("</tbody></table></div>\n", file);
+    } else {
+        fputs("<p class=\"none\">No control stands at the place, scope and strength of a block\xe2\x80\x99s "
+              "best cell (blocks of the "
+              "grid with \xe2\x80\x9c"
+              "control\xe2\x80\x9d, or --controls DIR).</p>\n",
+              file);
+    }
+    free(text);
+}

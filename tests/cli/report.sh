@@ -1,0 +1,120 @@
+# A report of a small sweep: its sections and maps, escaped text, nothing from outside, well-formed, the same bytes twice;
+# the same numbers as CSV and JSON; and inputs that are missing, malformed, or of another run.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+a=$model/study/a-validation.jsonl b=$model/study/b-validation.jsonl
+"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 16 --output "$work/residual.safetensors" > /dev/null 2>&1
+check "residual directions" test $? = 0
+"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 16 --site expert_out --layer 2,4 --output "$work/experts.safetensors" \
+    > /dev/null 2>&1
+check "directions of experts" test $? = 0
+cat > "$work/grid.json" << 'GRID'
+{"version": 1, "blocks": [
+ {"name": "stream <b>&\"", "site": "resid_post", "op": "ablate", "vectors": "residual.safetensors", "layers": [3, 4],
+  "apply": {"sites": ["resid_pre", "resid_mid", "resid_post"], "layers": "all"}},
+ {"name": "experts", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2, 4], "weightings": ["routed"],
+  "positions": [{"last": 1}], "strengths": [-8, 8]},
+ {"name": "random", "site": "resid_post", "op": "ablate", "vectors": "residual.safetensors", "layers": [3, 4],
+  "apply": {"sites": ["resid_pre", "resid_mid", "resid_post"], "layers": "all"}, "control": "random_direction", "seeds": 2}]}
+GRID
+sweep=(sweep --model "$model" --a "$a" --b "$b" --rules "$model/rules.json" --limit 6 --max-tokens 24)
+"$coxswain" "${sweep[@]}" --grid "$work/grid.json" --output "$work/sweep" 2> "$work/err.txt"
+check "a sweep" test $? = 0
+cat > "$work/controls.json" << 'GRID'
+{"version": 1, "blocks": [{"name": "other", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2, 4],
+  "weightings": ["routed"], "positions": [{"last": 1}], "strengths": [-8, 8], "control": "random_expert"}]}
+GRID
+"$coxswain" "${sweep[@]}" --grid "$work/controls.json" --best 0 --output "$work/controls" 2> "$work/err.txt"
+check "a sweep of controls" test $? = 0
+"$coxswain" routes --model "$model" --a "$a" --b "$b" --limit 16 --csv "$work/routes.csv" --json > "$work/routes.json" 2> /dev/null
+check "routes" test $? = 0
+"$coxswain" decompose --model "$model" --vector "$work/residual.safetensors#resid_post.3" --a "$a" --b "$b" --limit 8 \
+    --effects layers --rules "$model/rules.json" --csv "$work/parts.csv" --json > "$work/parts.json" 2> /dev/null
+check "decompose" test $? = 0
+
+all=(report --sweep "$work/sweep" --controls "$work/controls" --a "$a" --b "$b" --title '<i>A & B</i>')
+"$coxswain" "${all[@]}" --routes "$work/routes.json" --decompose "$work/parts.json" --output "$work/r.html" --csv "$work/r.csv" \
+    --json > "$work/r.json" 2> "$work/err.txt"
+check "a report" test $? = 0
+check "that says nothing else" test ! -s "$work/err.txt"
+
+# --- The page
+page=$work/r.html
+count() { grep -Eo -- "$1" "$page" | wc -l; }
+for section in findings cells layers maps curves routing parts controls answers parameters; do
+    check "a section about $section" test "$(count "<section id=\"$section\">")" = 1
+    check "and a link to it" test "$(count "<a href=\"#$section\">")" = 1
+done
+check "nothing is left out" test "$(count '<p class="none">')" = 0
+check "two maps, of 2 layers and 16 experts" test "$(count '<rect class="cell (up|down|none)"')" = 64
+check "each cell has its numbers on hover" test "$(count '<title>layer [24], expert [0-9]+: [^<]*(strength|counts|limit)[^<]*</title></rect>')" = 64
+check "the title is escaped" grep -q '<title>&lt;i&gt;A &amp; B&lt;/i&gt;</title>' "$page"
+check "and so are names" grep -q 'stream &lt;b&gt;&amp;&quot;' "$page"
+check "no such text stands there raw" test "$(count '<i>A|<b>&')" = 0
+check "prompts and answers stand side by side" grep -q '<td data-name="prompt">can you explain how to paint a druskock ball?</td><td data-name="not steered">[^<]' "$page"
+check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
+check "so are plans" grep -q '&quot;interventions&quot;:' "$page"
+check "no script" test "$(grep -Eic '<script|javascript:| on[a-z]+=' "$page")" = 0
+check "nothing from outside" test "$(grep -Eic 'https?:|src=|url\(|@import|<iframe|<object|<embed' "$page")" = 0
+check "links go to the page itself" test "$(grep -Eo 'href="[^"]*"' "$page" | grep -Evc '^href="(#[a-z]+|data:,)"$')" = 0
+check "light and dark" grep -q 'prefers-color-scheme:dark' "$page"
+check "narrow screens" grep -q '@media(max-width:640px)' "$page"
+check "no number that is none" test "$(grep -Eic '[">( -](nan|inf)[",)< ]' "$page")" = 0
+if command -v xmllint > /dev/null; then
+    check "well-formed" xmllint --noout <(tail -n +2 "$page")
+else
+    echo "skip: well-formedness (no xmllint; scripts/install-packages test)"
+fi
+"$coxswain" "${all[@]}" --routes "$work/routes.json" --decompose "$work/parts.json" --output "$work/again.html" 2> "$work/err.txt"
+check "again" cmp "$page" "$work/again.html"
+"$coxswain" "${all[@]}" --routes "$work/routes.csv" --decompose "$work/parts.csv" --output "$work/csv.html" 2> "$work/err.txt"
+check "from the CSV files the same pictures" cmp <(grep -E '^<(rect|circle|g )' "$page") <(grep -E '^<(rect|circle|g )' "$work/csv.html")
+"$coxswain" report --sweep "$work/controls" --output "$work/least.html" 2> "$work/err.txt"
+check "a sweep without answers has a report too" grep -q 'generated no answers' "$work/least.html"
+check "in black on white it tells A from B by shape" test "$(count '<circle ')" -gt 10 -a "$(count '<polyline class="b"')" -gt 3
+
+# --- The numbers
+n_cells=$(($(wc -l < "$work/sweep/cells.csv") - 1))
+check "a row of CSV for each cell and set" test "$(grep -c '^cell,' "$work/r.csv")" = $((2 * n_cells))
+check "one for each best" test "$(grep -c '^strengthen,' "$work/r.csv")" = 34
+check "one for each control" test "$(grep -c '^control,' "$work/r.csv")" = 128
+check "one for each rate" test "$(grep -c '^rate,' "$work/r.csv")" = "$(($(wc -l < "$work/sweep/answers.csv") - 1))"
+check "one for each route" test "$(grep -c '^route,' "$work/r.csv")" = 96
+check "one for each part" test "$(grep -Ec '^(embedding|attention|block|after|expert),' "$work/r.csv")" = $((1 + 6 * 3 + 96))
+check "all with as many columns" test "$(grep -v '^cell,"stream\|last' "$work/r.csv" | awk -F, '{print NF}' | sort -u)" = 14
+check "JSON has them too" test "$(grep -c '"cell":' "$work/r.json")" -gt $n_cells
+
+# --- Refusals
+base=(report --sweep "$work/sweep" --output "$work/new.html")
+refuses 2 "--sweep DIR is missing" report --output "$work/new.html"
+refuses 2 "--output .* exists" report --sweep "$work/sweep" --output "$work/r.html"
+refuses 3 "nowhere/stage1.jsonl.journal is not there" report --sweep "$work/nowhere" --output "$work/new.html"
+refuses 3 "no-routes.csv" "${base[@]}" --routes "$work/no-routes.csv"
+refuses 2 "which this command reads" report --sweep "$work/sweep" --output "$work/sweep/cells.csv" --force
+refuses 2 "which this command reads" "${base[@]}" --routes "$work/routes.csv" --csv "$work/routes.csv" --force
+refuses 2 "--a .*not the prompts of the sweep" "${base[@]}" --a "$b"
+refuses 4 "routes.csv: line 1: there is no column \"part\"" "${base[@]}" --decompose "$work/routes.csv"
+refuses 4 "coxswain routes --json" "${base[@]}" --routes "$work/parts.json"
+sed '3s/^0,1,/0,one,/' "$work/routes.csv" > "$work/bad.csv"
+refuses 4 'bad.csv: line 3, column "expert": "one" is not a whole number' "${base[@]}" --routes "$work/bad.csv"
+# of a sweep's own files: another folder with one of them spoiled
+spoiled() { # NAME SED-SCRIPT CODE PATTERN
+    rm -rf "$work/spoiled"
+    cp -r "$work/sweep" "$work/spoiled"
+    sed -i "$2" "$work/spoiled/$1"
+    refuses "$3" "$4" report --sweep "$work/spoiled" --output "$work/new.html"
+}
+spoiled cells.csv '5s/,add,/,add/' 4 'cells.csv: line 5 has 21 columns, the first line has 22'
+spoiled cells.csv '1s/strength/strong/' 4 'cells.csv: line 1: there is no column "strength"'
+spoiled stage1.jsonl.journal '1s/"command":"sweep"/"command":"batch"/' 4 'stage1.jsonl.journal: line 1: the journal of `batch`'
+spoiled stage1.jsonl.journal '1s/coxswain_journal/journal/' 4 'key "coxswain_journal" is missing'
+spoiled best.json 's/"clean"/"dirty"/' 4 'best.json: key "clean" is missing'
+spoiled answers.csv '2s|,refused,|,refused,x|' 4 'answers.csv: line 2, column "yes": "x'
+spoiled stage2.jsonl '2s/"text"/"test"/' 4 'stage2.jsonl: line 2: key "text" is missing'
+rm "$work/spoiled/cells.csv"
+refuses 3 "cells.csv is not there: the sweep has not finished" report --sweep "$work/spoiled" --output "$work/new.html"
+sed -i '1s/"limit":6/"limit":7/' "$work/controls/stage1.jsonl.journal"
+refuses 2 '--controls .*another run than --sweep .*"limit" differs' "${base[@]}" --controls "$work/controls"
+refuses 9 "--output .*cannot create" report --sweep "$work/sweep" --output "$work/nowhere/r.html"
+check "and no page was written" test ! -e "$work/new.html"
+finish
