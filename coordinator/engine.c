@@ -12,6 +12,8 @@
 
 #include "coordinator/internal.h"
 
+enum { MOST_NOTE_BYTES = 1 << 20 }; /* of the hits of one sequence by page */
+
 cox_engine_options cox_engine_options_defaults(void)
 {
     return (cox_engine_options){.prefill_chunk = 512,
@@ -251,6 +253,7 @@ void cox_engine_destroy(cox_engine *engine)
         cox__steering_release(engine, s->steering);
         free_sequence(s);
     }
+    cox_kv_release_notes(engine->kv);
     cox_arena_destroy(engine->arena);
 }
 
@@ -288,6 +291,24 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
     return cox_sampling_check(&request->sampling);
 }
 
+/* A note for each page, unless they would be large: then steered pages are neither borrowed nor of use to
+ * others that count. */
+static cox_status take_notes(cox__sequence *s, const cox_plan *plan, size_t n_hits)
+{
+    size_t n_bytes = sizeof(cox__page_hits) + n_hits * sizeof(cox__hits);
+    s->table.needs_notes = true;
+    s->table.plan = plan->hash;
+    if (n_bytes * (size_t)s->table.max_pages > MOST_NOTE_BYTES) return COX_OK;
+    s->table.notes = calloc((size_t)s->table.max_pages, sizeof(cox_kv_note *));
+    if (!s->table.notes) return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
+    for (int32_t p = 0; p < s->table.max_pages; p++) {
+        s->table.notes[p] = calloc(1, n_bytes);
+        if (!s->table.notes[p]) return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
+        *s->table.notes[p] = (cox_kv_note){.n_owners = 1, .plan = plan->hash};
+    }
+    return COX_OK;
+}
+
 /* Takes what counting needs first: once the plan is taken over nothing may fail. */
 static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan *plan)
 {
@@ -303,7 +324,8 @@ static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan 
     s->hits = calloc(n_hits, sizeof *s->hits);
     s->report = calloc(n_hits, sizeof *s->report);
     if (!s->hits || !s->report) return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
-    cox_status status = cox__steering_use(engine, plan, &s->steering);
+    cox_status status = s->request.skips_idle_rows ? COX_OK : take_notes(s, plan, n_hits);
+    if (status == COX_OK) status = cox__steering_use(engine, plan, &s->steering);
     if (status == COX_OK) cox__steering_reach(s->steering, &s->request, &s->table);
     return status;
 }

@@ -22,6 +22,7 @@ typedef struct cox__sequence {
     int32_t n_scheduled; /* rows of the current step */
     int32_t n_reported;  /* positions below have had their logits reported */
     int32_t n_cached;
+    int32_t n_noted;         /* rows below have been counted from notes of borrowed pages */
     int32_t n_counted;       /* rows below have been counted before their KV was given up */
     cox__steering *steering; /* NULL: none */
     cox__hits *hits;         /* [cox__steering_n_hits] */

@@ -64,8 +64,15 @@ cox_status cox_kv_table_create(cox_kv_table *table, const cox_kv_shape *shape, i
     return COX_NO_MEMORY;
 }
 
+void cox_kv_note_free(cox_kv_note *note)
+{
+    if (note && --note->n_owners == 0) free(note);
+}
+
 void cox_kv_table_free(cox_kv_table *table)
 {
+    for (int32_t p = 0; table->notes && p < table->max_pages; p++) cox_kv_note_free(table->notes[p]);
+    free(table->notes);
     free(table->blocks);
     free(table->pages);
     *table = (cox_kv_table){0};

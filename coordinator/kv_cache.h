@@ -51,6 +51,14 @@ typedef struct cox_kv_page {
     int32_t residuals;  /* page of residual rows that this sequence is filling; -1: none */
 } cox_kv_page;
 
+/* What the sequence that computed a page has to say to those that borrow it. Counted by owners; memory from
+ * malloc, of which this is the head. */
+typedef struct cox_kv_note {
+    int32_t n_owners;
+    uint64_t plan; /* whose note it is: it means nothing to another plan with the same effect on the keys */
+} cox_kv_note;
+void cox_kv_note_free(cox_kv_note *note); /* one owner less; NULL is allowed */
+
 /* The block table of a sequence: page p's block in layer l is blocks[l * max_pages + p]. */
 typedef struct cox_kv_table {
     int32_t *blocks;    /* [n_layers, max_pages]; -1: not taken yet */
@@ -64,6 +72,10 @@ typedef struct cox_kv_table {
     const uint8_t *touched; /* NULL, or [n_touched] by position: rows with 0 are clean at the entry of layer
                                n_clean_layers + 1 too; borrowed */
     int32_t n_touched;
+    cox_kv_note **notes; /* [max_pages] of the sequence's steered pages, told with them; NULL: none */
+    bool needs_notes;    /* steered pages are borrowed with a note of the plan only */
+    uint64_t plan;
+    int32_t n_ready;          /* positions below needed no row when the table was matched, but for n_most */
     bool starts_at_embedding; /* rows that are computed go through all layers */
     bool is_private;          /* shares nothing, neither way */
     int32_t n_matched;        /* positions below are known to the index */
@@ -111,6 +123,13 @@ float *cox_kv_keep(const cox_kv_cache *cache, const cox_kv_table *table, int32_t
 /* Tells the index what positions below n_computed hold: full pages, and the end of the prompt once. */
 void cox_kv_index(cox_kv_cache *cache, cox_kv_table *table, const int32_t *tokens, int32_t n_computed,
                   int32_t n_prompt);
+
+/* After a match whose pages are going to be used: the notes of the steered pages below n_ready take the place
+ * of the table's own. Calls add(context, note) for each. */
+void cox_kv_take_notes(cox_kv_cache *cache, cox_kv_table *table,
+                       void (*add)(void *context, const cox_kv_note *note), void *context);
+/* Before the arena goes: notes that the index holds. */
+void cox_kv_release_notes(cox_kv_cache *cache);
 
 /* Gives all pages of the table back (indexed ones stay until room is needed). */
 void cox_kv_release(cox_kv_cache *cache, cox_kv_table *table);

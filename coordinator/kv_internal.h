@@ -14,6 +14,7 @@ typedef struct cox__prefix {
     int32_t n_tokens;  /* fewer than COX_KV_BLOCK: the end of a prompt */
     int32_t n_layers;  /* layers below are known (steered pages: all); 0: the entry is free */
     int32_t residuals; /* page of residual rows; -1: none */
+    cox_kv_note *note; /* of a steered page; or NULL */
     int32_t tokens[COX_KV_BLOCK];
 } cox__prefix;
 

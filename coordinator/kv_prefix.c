@@ -115,6 +115,7 @@ static void forget(cox_kv_cache *cache, int32_t e)
     cox__prefix_move(cache, entry->parent, -1);
     for (int32_t l = 0; l < entry->n_layers; l++) cox__block_unkeep(cache, blocks_of(cache, e)[l]);
     if (entry->residuals >= 0) cox__residuals_drop(cache, entry->residuals);
+    cox_kv_note_free(entry->note);
     *entry = (cox__prefix){.next = cache->free_entry, .residuals = -1};
     cache->free_entry = e;
 }
@@ -193,6 +194,14 @@ static int32_t n_ready(const cox_kv_cache *cache, const cox_kv_table *table)
     return n;
 }
 
+/* May the table have this entry of its own chain? */
+static bool has_what_is_needed(const cox_kv_cache *cache, const cox_kv_table *table, int32_t entry)
+{
+    if (entry < 0 || !table->needs_notes) return true;
+    const cox_kv_note *note = cache->entries[entry].note;
+    return note && note->plan == table->plan;
+}
+
 int32_t cox_kv_match(cox_kv_cache *cache, cox_kv_table *table, const int32_t *tokens, int32_t n_tokens,
                      int32_t n_most)
 {
@@ -203,6 +212,7 @@ int32_t cox_kv_match(cox_kv_cache *cache, cox_kv_table *table, const int32_t *to
         uint64_t effect = table->pages[table->n_pages].effect;
         clean = or_ended(find_full(cache, clean, 0, page));
         own = effect == 0 ? clean : or_ended(find_full(cache, own, effect, page));
+        if (effect != 0 && !has_what_is_needed(cache, table, own)) own = COX_KV_ENDED;
         if (clean < 0 && own < 0) break;
         borrow(cache, table, clean, own);
     }
@@ -211,7 +221,7 @@ int32_t cox_kv_match(cox_kv_cache *cache, cox_kv_table *table, const int32_t *to
         int32_t e = find_tail(cache, clean, tokens + table->n_matched, n_tail);
         if (e >= 0) borrow(cache, table, e, -1), table->n_matched = n_tokens;
     }
-    int32_t n_done = n_ready(cache, table);
+    int32_t n_done = table->n_ready = n_ready(cache, table);
     if (n_done > n_most) n_done = n_most;
     table->n_indexed = n_done / COX_KV_BLOCK;
     if (table->n_indexed == 0) return n_done;
@@ -263,6 +273,10 @@ static int32_t tell(cox_kv_cache *cache, const cox_kv_table *table, int32_t pare
         blocks_of(cache, e)[entry->n_layers] = block;
         cox__block_keep(cache, block);
     }
+    if (effect != 0 && !entry->note && table->notes && table->notes[page]) {
+        entry->note = table->notes[page];
+        entry->note->n_owners++;
+    }
     entry->last_use = ++cache->clock;
     return e;
 }
@@ -283,6 +297,28 @@ static int32_t tell_clean(cox_kv_cache *cache, cox_kv_table *table, const int32_
         page->residuals = -1;
     }
     return e;
+}
+
+void cox_kv_take_notes(cox_kv_cache *cache, cox_kv_table *table,
+                       void (*add)(void *context, const cox_kv_note *note), void *context)
+{
+    for (int32_t p = 0; table->notes && (p + 1) * COX_KV_BLOCK <= table->n_ready; p++) {
+        const cox_kv_page *page = &table->pages[p];
+        if (page->effect == 0 || page->own < 0) continue;
+        cox_kv_note *note = cache->entries[page->own].note;
+        note->n_owners++;
+        cox_kv_note_free(table->notes[p]);
+        table->notes[p] = note;
+        add(context, note);
+    }
+}
+
+void cox_kv_release_notes(cox_kv_cache *cache)
+{
+    for (int32_t e = 0; e < cache->shape.n_pages; e++) {
+        cox_kv_note_free(cache->entries[e].note);
+        cache->entries[e].note = NULL;
+    }
 }
 
 static void move(cox_kv_cache *cache, int32_t *held, int32_t entry)

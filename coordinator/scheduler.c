@@ -109,6 +109,7 @@ static int32_t admit(cox_engine *engine, int32_t room)
     }
     if (n == 0) return 0;
     engine->counters.layer_rows_saved += (uint64_t)sequence->n_computed * (uint64_t)engine->model->n_layers;
+    cox__steer_borrow(engine, sequence);
     dequeue(engine);
     if (sequence->started_s == 0) {
         sequence->started_s = cox_now_s();

@@ -37,12 +37,17 @@ static int64_t fixed_point(float norm)
 
 /* The sum stops at the largest number, so rows that a plan blew up cannot turn it over; still in any order.
  */
-static void add_norm(_Atomic int64_t *sum, float norm)
+static void add_sum(_Atomic int64_t *sum, int64_t more)
 {
     int64_t before = atomic_load(sum), after;
     do {
-        if (__builtin_add_overflow(before, fixed_point(norm), &after)) after = INT64_MAX;
+        if (__builtin_add_overflow(before, more, &after)) after = INT64_MAX;
     } while (!atomic_compare_exchange_weak(sum, &before, after));
+}
+
+static void add_norm(_Atomic int64_t *sum, float norm)
+{
+    add_sum(sum, fixed_point(norm));
 }
 
 /* A row that is computed again, because its KV was given up, has been counted before. */
@@ -53,7 +58,7 @@ static void count(const cox_engine *engine, int32_t row, int32_t intervention, i
     const cox__steering *steering = s->steering;
     const cox_intervention *v = &steering->plan->interventions[intervention];
     int32_t position = engine->batch.positions[row];
-    if (position < s->n_counted) return;
+    if (position < s->n_counted || position < s->n_noted) return;
     int32_t n_experts = engine->model->router.n_experts, n_of_layer = 1, place = 0;
     if (v->site == COX_SITE_EXPERT_OUT) {
         const int32_t *experts = steering->expert_place + (size_t)intervention * (size_t)n_experts;
@@ -61,14 +66,39 @@ static void count(const cox_engine *engine, int32_t row, int32_t intervention, i
         place = experts[expert];
     }
     int32_t l = steering->layer_place[(size_t)intervention * (size_t)engine->model->n_layers + (size_t)layer];
-    cox__hits *hits = &s->hits[steering->hits_offsets[intervention] + l * n_of_layer + place];
-    if (position < s->request.n_prompt) {
-        hits->n_prompt++;
-    } else {
-        hits->n_generated++;
+    int32_t at = steering->hits_offsets[intervention] + l * n_of_layer + place;
+    cox_kv_note *const *notes = s->table.notes;
+    cox__page_hits *page = notes ? (cox__page_hits *)notes[position / COX_KV_BLOCK] : NULL;
+    for (int to = 0; to < (page ? 2 : 1); to++) {
+        cox__hits *hits = to == 0 ? &s->hits[at] : &page->places[at];
+        if (position < s->request.n_prompt) {
+            hits->n_prompt++;
+        } else {
+            hits->n_generated++;
+        }
+        add_norm(&hits->there, there);
+        add_norm(&hits->added, added);
     }
-    add_norm(&hits->there, there);
-    add_norm(&hits->added, added);
+}
+
+/* A page that needs no row: what its rows were counted for. All of them are the prompt's here. */
+static void add_page(void *context, const cox_kv_note *note)
+{
+    cox__sequence *s = context;
+    const cox__page_hits *page = (const cox__page_hits *)note;
+    for (int32_t i = 0; i < cox__steering_n_hits(s->steering); i++) {
+        const cox__hits *from = &page->places[i];
+        s->hits[i].n_prompt += from->n_prompt + from->n_generated;
+        add_sum(&s->hits[i].there, from->there);
+        add_sum(&s->hits[i].added, from->added);
+    }
+}
+
+void cox__steer_borrow(cox_engine *engine, cox__sequence *s)
+{
+    if (!s->table.notes || s->n_counted > 0) return; /* recomputed: all was counted before */
+    cox_kv_take_notes(engine->kv, &s->table, add_page, s);
+    s->n_noted = s->table.n_ready;
 }
 
 static bool in_scope(const cox_engine *engine, const cox_intervention *v, int32_t row)

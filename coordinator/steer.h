@@ -21,6 +21,14 @@ typedef struct cox__hits {
     _Atomic int64_t there, added;
 } cox__hits;
 
+/* The hits in one page of a sequence, for those that borrow it; which rows were the prompt's is theirs to
+ * say.
+ */
+typedef struct cox__page_hits {
+    cox_kv_note note;
+    cox__hits places[]; /* [cox__steering_n_hits] */
+} cox__page_hits;
+
 /* A plan in use by sequences of this engine. */
 typedef struct cox__steering {
     struct cox__steering *next;
@@ -43,6 +51,10 @@ struct cox__slot;
 cox_status cox__steering_use(cox_engine *engine, cox_plan *plan, cox__steering **steering);
 /* One user less; the last one frees it, here and on the hosts. */
 void cox__steering_release(cox_engine *engine, cox__steering *steering);
+
+/* A sequence's pages have been matched and are going to be used: hits of the rows that it does not compute.
+ */
+void cox__steer_borrow(cox_engine *engine, struct cox__sequence *sequence);
 
 /* Places at which a sequence's hits are counted. */
 int32_t cox__steering_n_hits(const cox__steering *steering);

@@ -244,7 +244,8 @@ void cox__steering_reach(const cox__steering *steering, const cox_sequence_reque
         while (l < table->n_clean_layers && !v->layers[l]) l++;
         table->n_clean_layers = l;
         if (from < table->n_clean_positions) table->n_clean_positions = from;
-        if (steering->kv_hashes[i] != 0 && from < table->n_clean_keys) table->n_clean_keys = from;
+        bool is_counted = steering->kv_hashes[i] != 0 || !request->skips_idle_rows;
+        if (is_counted && from < table->n_clean_keys) table->n_clean_keys = from;
     }
     for (int32_t p = 0; p < table->max_pages; p++) {
         int32_t end = (p + 1) * COX_KV_BLOCK;

@@ -46,6 +46,7 @@ static const char *const sites[] = {"resid_pre",  "attn_out",      "resid_mid", 
 static const char *const scopes[] = {"all", "last", "range", "generated"};
 static plan_case cases[N_CASES_MOST];
 static char wanted[N_CASES_MOST + 1][65]; /* the last: without a plan */
+static uint64_t wanted_hits[N_CASES_MOST + 1];
 static char plan_folder[64];
 static int32_t prompt[N_PROMPT];
 static int rank, n_cases, n_failed;
@@ -124,6 +125,9 @@ static harness_request request_of(const harness *h, int i)
 
 static void compare(const char *where, int i, const harness_result *result)
 {
+    int32_t n_touched;
+    bool has_hits = harness_hash_hits(result, &n_touched) == wanted_hits[i];
+    expect(has_hits, where, "hits other than without reuse", (uint64_t)n_touched, (uint64_t)i);
     if (strcmp(result->digest, wanted[i]) == 0) return;
     const plan_case *c = &cases[i];
     printf("FAILED %s: %s in layer %d, %s: digest %.16s, without reuse %.16s\n", where,
@@ -138,7 +142,10 @@ static void run_one(harness *h, const char *where, int i, bool is_reference)
     harness_result result;
     if (harness_run(h, &request, 1, &result) != COX_OK) die(where);
     if (is_reference) {
+        int32_t n_touched;
         memcpy(wanted[i], result.digest, sizeof wanted[i]);
+        wanted_hits[i] = harness_hash_hits(&result, &n_touched);
+        expect((n_touched > 0) == (i < n_cases), where, "rows touched", (uint64_t)n_touched, (uint64_t)i);
     } else {
         compare(where, i, &result);
     }
@@ -158,12 +165,11 @@ static void check_each(harness *h, const variant *v)
         uint64_t rows = counters->rows_computed - before.rows_computed,
                  layer_rows = counters->layer_rows - before.layer_rows;
         if (!v->is_full) continue;
-        /* Needed: the prompt's rows from the first touched one on, unless the plan acts behind the last keys,
-         * and its last row; from the plan's layer up, and clean ones only for their logits. And the generated
-         * tokens but the last, in all layers. */
-        bool reaches_keys = c->layer < (int32_t)n_layers - 1 || strcmp(c->site, "resid_pre") == 0;
+        /* Needed: the prompt's rows from the first touched one on, its last row at least; from the plan's
+         * layer up, and clean ones only for their logits. And the generated tokens but the last, in all
+         * layers. */
         int first = strcmp(c->scope, "all") == 0 ? 0 : strcmp(c->scope, "range") == 0 ? 9 : N_PROMPT - 1;
-        uint64_t prompt_rows = (uint64_t)(reaches_keys ? N_PROMPT - first : 1), generated = N_TOKENS - 1;
+        uint64_t prompt_rows = (uint64_t)(N_PROMPT - first), generated = N_TOKENS - 1;
         bool is_clean = strcmp(c->scope, "generated") == 0;
         uint64_t above = is_clean ? 0 : n_layers - (uint64_t)c->layer;
         uint64_t all = prompt_rows * above + generated * n_layers;

@@ -101,27 +101,6 @@ static cox_plan *empty_plan(const harness *h)
     return plan;
 }
 
-static uint64_t mix_in(uint64_t hash, const void *data, size_t n)
-{
-    for (size_t i = 0; i < n; i++) hash = (hash ^ ((const unsigned char *)data)[i]) * 1099511628211u;
-    return hash;
-}
-
-static uint64_t hash_hits(const harness_result *result, int32_t *n_touched)
-{
-    uint64_t hash = 14695981039346656037u;
-    *n_touched = 0;
-    for (int32_t i = 0; i < result->n_hits; i++) {
-        const cox_steer_hits *hit = &result->hits[i];
-        const int32_t places[] = {hit->intervention, hit->layer, hit->expert, hit->n_prompt,
-                                  hit->n_generated};
-        const double norms[] = {hit->norm_there, hit->norm_added};
-        hash = mix_in(mix_in(hash, places, sizeof places), norms, sizeof norms);
-        *n_touched += hit->n_prompt + hit->n_generated;
-    }
-    return hash;
-}
-
 /* --- The reference: each alone --- */
 
 static void run_alone(harness *h, int i, cox_plan *plan, char *digest, uint64_t *hits, int32_t *n_touched)
@@ -130,7 +109,7 @@ static void run_alone(harness *h, int i, cox_plan *plan, char *digest, uint64_t 
     harness_result result;
     if (harness_run(h, &request, 1, &result) != COX_OK) die("alone");
     memcpy(digest, result.digest, sizeof result.digest);
-    if (hits) *hits = hash_hits(&result, n_touched);
+    if (hits) *hits = harness_hash_hits(&result, n_touched);
     harness_result_free(&result);
 }
 
@@ -153,8 +132,7 @@ static bool is_equal(const char *what, int i, const harness_result *result, cons
     return false;
 }
 
-/* This coordinator's requests of the 256, each with its plan. The prefix cache saves rows, so hits are
- * compared only without it. */
+/* This coordinator's requests of the 256, each with its plan. */
 static bool check_steered(harness *h, const config *c, const expected *wanted)
 {
     static harness_request requests[N_REQUESTS];
@@ -168,8 +146,8 @@ static bool check_steered(harness *h, const config *c, const expected *wanted)
     for (int k = 0; k < n; k++) {
         const expected *e = &wanted[share[k]];
         int32_t n_touched;
-        bool has_hits = hash_hits(&results[k], &n_touched) == e->hits;
-        if (!variants[c->variant].has_prefix_cache && !has_hits) {
+        bool has_hits = harness_hash_hits(&results[k], &n_touched) == e->hits;
+        if (!has_hits) {
             printf("rank %d: request %d: %d hits, alone %d, or others\n", rank, share[k], n_touched,
                    e->n_touched);
             is_good = false;

@@ -49,6 +49,27 @@ void harness_result_free(harness_result *result)
     *result = (harness_result){0};
 }
 
+static uint64_t mix_in(uint64_t hash, const void *data, size_t n)
+{
+    for (size_t i = 0; i < n; i++) hash = (hash ^ ((const unsigned char *)data)[i]) * 1099511628211u;
+    return hash;
+}
+
+uint64_t harness_hash_hits(const harness_result *result, int32_t *n_touched)
+{
+    uint64_t hash = 14695981039346656037u;
+    *n_touched = 0;
+    for (int32_t i = 0; i < result->n_hits; i++) {
+        const cox_steer_hits *hit = &result->hits[i];
+        const int32_t places[] = {hit->intervention, hit->layer, hit->expert, hit->n_prompt,
+                                  hit->n_generated};
+        const double norms[] = {hit->norm_there, hit->norm_added};
+        hash = mix_in(mix_in(hash, places, sizeof places), norms, sizeof norms);
+        *n_touched += hit->n_prompt + hit->n_generated;
+    }
+    return hash;
+}
+
 static bool on_token(void *context, uint64_t id, int32_t token, const cox_logprobs *logprobs)
 {
     (void)logprobs;

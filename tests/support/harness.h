@@ -40,6 +40,8 @@ typedef struct harness_result {
     char digest[65];
 } harness_result;
 void harness_result_free(harness_result *result);
+/* Over all fields of all hits. [out] *n_touched: rows touched in all. */
+uint64_t harness_hash_hits(const harness_result *result, int32_t *n_touched);
 
 /* Bytes of one page of a model's KV cache; fails the program when the model cannot be opened. */
 size_t harness_page_bytes(const char *folder);
