@@ -364,6 +364,6 @@ cox_status cox_command_batch(const cox_options *options)
     if (status == COX_OK) status = serve(&run, &b);
     /* Before the ranks part: mpirun ends all when the first one is gone. */
     if (is_front) status = close_files(&b, status);
-    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
 }

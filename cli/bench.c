@@ -241,7 +241,7 @@ cox_status cox_command_bench(const cox_options *given)
     if (cox_cluster_is_coordinator(run.cluster)) mine = cox_mix_run(&run, &mix, &result);
     status = cox_run_finish(&run, mine);
     if (status == COX_OK && cox_run_is_front(&run)) status = report(&run, &mix, &result);
-    cox_run_close(&run, status, options.has_stats && status == COX_OK);
+    cox_run_close(&run, options.has_stats && status == COX_OK);
     cox_mix_result_free(&result);
     return status;
 }

@@ -333,7 +333,7 @@ cox_status cox_command_capture(const cox_options *options)
     if (status == COX_OK) {
         status = capture(&c, files);
         for (size_t f = 0; f < options->inputs.n; f++) cox_prompts_free(&files[f]);
-        cox_run_close(&c.run, status, options->has_stats && status == COX_OK);
+        cox_run_close(&c.run, options->has_stats && status == COX_OK);
     }
     free(files);
     release(&c);

@@ -460,6 +460,6 @@ cox_status cox_command_decompose(const cox_options *options)
     cox_jobs_free(&in.jobs);
     cox_vector_file_free(in.file);
     free(in.data);
-    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
 }

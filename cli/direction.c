@@ -306,7 +306,7 @@ cox_status cox_command_direction(const cox_options *options)
     if (status == COX_OK) status = cox_class_means_run(&t.run, &t.question, t.classes, &t.means);
     if (status == COX_OK)
         status = cox_run_agree(&t.run, cox_run_is_front(&t.run) ? write_vectors(&t) : COX_OK);
-    cox_run_close(&t.run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&t.run, options->has_stats && status == COX_OK);
     release(&t);
     return status;
 }

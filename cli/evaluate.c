@@ -50,7 +50,7 @@ static cox_status run_model(cox_evaluation *e)
     status = cox_run_agree(&run, is_front ? check_options(e->options) : COX_OK);
     if (status == COX_OK) status = cox_evaluation_compute(e, &run);
     if (status == COX_OK) status = cox_run_agree(&run, is_front ? finish(e) : COX_OK);
-    cox_run_close(&run, status, e->options->has_stats && status == COX_OK);
+    cox_run_close(&run, e->options->has_stats && status == COX_OK);
     return status;
 }
 

@@ -348,7 +348,7 @@ cox_status cox_command_generate(const cox_options *options)
         status = cox_serve(&run, &service);
     }
     bool is_front = cox_run_is_front(&run);
-    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     if (status == COX_OK && is_front) status = first_failure(&g);
     release(&g);
     return status;

@@ -239,7 +239,7 @@ cox_status cox_command_logits(const cox_options *options)
         if (is_front) run.counters = *cox_engine_counters(engine);
     }
     cox_engine_destroy(engine);
-    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     release(&l);
     return status;
 }

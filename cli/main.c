@@ -44,8 +44,11 @@ static bool is_first_rank(void)
 static int finish(const char *name, cox_status status)
 {
     if (fflush(stdout) != 0 && status == COX_OK) status = cox_fail(COX_IO, "standard output: cannot write");
-    if (status != COX_OK && *cox_status_message() && is_first_rank())
-        fprintf(stderr, "coxswain%s%s: %s\n", *name ? " " : "", name, cox_status_message());
+    if (status != COX_OK) {
+        bool speaks = is_first_rank();
+        if (speaks) fprintf(stderr, "coxswain%s%s: %s\n", *name ? " " : "", name, cox_status_message());
+        cox_launch_part(speaks);
+    }
     return cox_status_exit_code(status);
 }
 

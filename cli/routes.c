@@ -175,6 +175,6 @@ cox_status cox_command_routes(const cox_options *options)
     for (int i = 0; i < 2; i++) cox_prompts_free(&classes[i]);
     cox_jobs_free(&jobs);
     free(results);
-    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
 }

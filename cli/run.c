@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cli/memory.h"
@@ -268,19 +267,6 @@ static cox_progress_style progress_style(const char *name)
     return isatty(STDERR_FILENO) ? COX_PROGRESS_BAR : COX_PROGRESS_LOG;
 }
 
-/* Says now what all ranks have agreed on, while they wait for each other in cox_cluster_destroy: mpirun ends
- * the job at the first rank that exits with an error, and drops what it has not yet read from the others. It
- * tells nobody what it has read, hence the pause. main() then has nothing to add. */
-static void say_failure(const cox_run *run, cox_status status)
-{
-    if (!run->cluster) return;
-    if (cox_cluster_rank(run->cluster) == 0) {
-        fprintf(stderr, "coxswain %s: %s\n", cox_command_name(run->options->command), cox_status_message());
-        if (cox_cluster_size(run->cluster) > 1) nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
-    }
-    cox_fail(status, "%s", "");
-}
-
 cox_status cox_run_open(cox_run *run, const cox_options *options)
 {
     *run = (cox_run){.options = options, .progress = progress_style(options->progress)};
@@ -290,10 +276,7 @@ cox_status cox_run_open(cox_run *run, const cox_options *options)
     if (status == COX_OK) status = check_memory(run);
     if (status == COX_OK) status = load(run);
     if (status == COX_OK) status = create_exchange(run);
-    if (status != COX_OK) {
-        say_failure(run, status);
-        release(run);
-    }
+    if (status != COX_OK) release(run);
     return status;
 }
 
@@ -350,9 +333,8 @@ static void print_ranks(cox_run *run)
     free(offsets);
 }
 
-void cox_run_close(cox_run *run, cox_status status, bool wants_table)
+void cox_run_close(cox_run *run, bool wants_table)
 {
-    if (status != COX_OK) say_failure(run, status);
     if (wants_table) print_ranks(run);
     release(run);
 }

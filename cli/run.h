@@ -45,9 +45,8 @@ cox_status cox_run_agree(cox_run *run, cox_status mine);
  * Returns the status of the run. Every rank calls it. */
 cox_status cox_run_finish(cox_run *run, cox_status mine);
 
-/* Of a failed run, says why; prints the table of ranks (when asked for); both on rank 0's stderr. Releases
- * everything. status: of the run, the same on all ranks or this rank's alone. Collective. */
-void cox_run_close(cox_run *run, cox_status status, bool wants_table);
+/* Prints the table of ranks (when asked for) on rank 0's stderr and releases everything. Collective. */
+void cox_run_close(cox_run *run, bool wants_table);
 
 /* The placement of a layout: round robin, or from a file (path not NULL) read by this process. [out] owned by
  * the caller. Not collective. Errors: as cox_placement_parse, NOT_FOUND, IO. */

@@ -462,6 +462,6 @@ cox_status cox_command_sweep(const cox_options *options)
     free(st.chosen);
     free(st.table.rows);
     cox_sweep_free_inputs(&sweep);
-    cox_run_close(&run, status, options->has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
 }

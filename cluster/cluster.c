@@ -207,6 +207,7 @@ _Noreturn void cox_cluster_abort(cox_cluster *c, cox_status status)
 {
     fprintf(stderr, "coxswain: rank %d on %s: %s\n", (int)c->rank, c->hosts[c->rank], cox_status_message());
     fflush(NULL);
+    if (c->has_mpi) cox__launch_flush();
     if (c->has_mpi) MPI_Abort(c->control, cox_status_exit_code(status));
     _exit(
         cox_status_exit_code(status)); /* without MPI there is nobody to tell; MPI_Abort does not come back */

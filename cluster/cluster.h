@@ -45,6 +45,14 @@ cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const arg
  */
 cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[]);
 
+/*
+ * To be called by a rank that is about to exit with an error which all ranks have; has_spoken: this one has
+ * said why on stderr. mpirun ends the job at the first rank that exits so, and drops what it has not yet read
+ * from any: the speaker waits until its words have been read, the others until the speaker has gone. Nothing
+ * in a process outside a launch. Not collective.
+ */
+void cox_launch_part(bool has_spoken);
+
 /* Initialises MPI (THREAD_FUNNELED), ending the job with a message when a rank of this machine is stopped or
  * not all have come after start_s (cluster/starting.c), when inside a launch, checks the options against the
  * number of ranks (more coordinators than ranks, no rank for experts: INVALID), binds this rank's threads to

@@ -58,6 +58,9 @@ cox_status cox__cluster_create_on(cox_cluster **cluster, const cox_cluster_optio
  * started it; else NULL. */
 const char *cox__launch_srun_tasks(void);
 
+/* launch.c: waits until the launcher has read what this rank has written on stderr, at most two seconds. */
+void cox__launch_flush(void);
+
 /* drain.c: SIGUSR1 waits, or if it has come, comes again, when this process has started itself once more. */
 void cox__drain_hold(void);
 

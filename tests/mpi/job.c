@@ -159,6 +159,8 @@ int main(int argc, char **argv)
     fflush(stdout);
     status = act(c, argv[2], argc > 3 ? argv[3] : "sparse", options.hang_s);
     if (status != COX_OK && cox_cluster_rank(c) == 0) fprintf(stderr, "coxswain: %s\n", cox_status_message());
+    bool speaks = cox_cluster_rank(c) == 0;
     cox_cluster_destroy(c);
+    if (status != COX_OK) cox_launch_part(speaks);
     return cox_status_exit_code(status);
 }
