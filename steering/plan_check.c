@@ -1,7 +1,8 @@
 /*
  * What only the whole plan can tell: how much is stacked on one expert (whatever the positions: each has its
- * place in the reply's tag), and whether the router's edits of one layer can be carried out together. Two
- * edits count together when their positions can meet; a condition counts as met.
+ * place in the reply's tag), whether the router's edits of one layer can be carried out together, and whether
+ * they leave an expert's intervention any row. Two edits count together when their positions can meet; a
+ * condition counts as met.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -118,8 +119,57 @@ static cox_status check_router(const cox_plan *plan, const cox_model *model, con
     return status;
 }
 
+/* Whether every position of b is one of a, in every sequence. */
+static bool covers(const cox_positions *a, const cox_positions *b)
+{
+    if (a->span == COX_SPAN_ALL) return true;
+    if (a->span == COX_SPAN_PROMPT) return is_of_prompt(b->span);
+    if (a->span != b->span) return false;
+    if (a->span == COX_SPAN_LAST) return a->from >= b->from;
+    return a->span == COX_SPAN_GENERATED || (a->from <= b->from && b->to <= a->to);
+}
+
+/* The intervention that keeps every row of v away from an expert, or -1. */
+static int32_t find_closing(const cox_plan *plan, const cox_intervention *v, int32_t layer, int32_t expert)
+{
+    for (int32_t j = 0; j < plan->n; j++) {
+        const cox_intervention *w = &plan->interventions[j];
+        if (w->op == COX_OP_FORCE_OUT && w->strength != 0 && !w->when && w->layers[layer] &&
+            w->experts[expert] && covers(&w->positions, &v->positions))
+            return j;
+    }
+    return -1;
+}
+
+/* routed and post_gate act on rows that chose the expert; there must be an expert that can be chosen. */
+static cox_status check_reach(const cox_plan *plan, const char *where)
+{
+    for (int32_t i = 0; i < plan->n; i++) {
+        const cox_intervention *v = &plan->interventions[i];
+        int32_t closing = -1;
+        bool is_reached = v->site != COX_SITE_EXPERT_OUT || v->strength == 0 ||
+                          (v->weighting != COX_WEIGHTING_ROUTED && v->weighting != COX_WEIGHTING_POST_GATE);
+        for (int32_t l = 0; l < plan->n_layers && !is_reached; l++) {
+            for (int32_t e = 0; v->layers[l] && e < plan->n_experts && !is_reached; e++) {
+                if (!v->experts[e]) continue;
+                closing = find_closing(plan, v, l, e);
+                is_reached = closing < 0;
+            }
+        }
+        if (!is_reached) {
+            return cox_fail(
+                COX_INVALID,
+                "%s: intervention %d: no row can reach it: force_out of intervention %d keeps every row "
+                "from its experts",
+                where, (int)i, (int)closing);
+        }
+    }
+    return COX_OK;
+}
+
 cox_status cox__plan_check(const cox_plan *plan, const cox_model *model, const char *where)
 {
     cox_status status = check_stack(plan, where);
-    return status == COX_OK ? check_router(plan, model, where) : status;
+    if (status == COX_OK) status = check_router(plan, model, where);
+    return status == COX_OK ? check_reach(plan, where) : status;
 }

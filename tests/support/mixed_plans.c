@@ -198,6 +198,29 @@ static json_t *term(draw *d)
     return json;
 }
 
+static bool names_expert(const json_t *list, int32_t expert)
+{
+    size_t i, j;
+    const json_t *item, *one;
+    json_array_foreach(list, i, item)
+    {
+        const json_t *experts = json_object_get(item, "expert");
+        if (json_is_integer(experts) && json_integer_value(experts) == expert) return true;
+        json_array_foreach(experts, j, one) if (json_integer_value(one) == expert) return true;
+    }
+    return false;
+}
+
+/* The one drawn, or the next that no intervention names: forced out, it would leave that one without rows. */
+static int32_t forced_expert(draw *d, const json_t *list)
+{
+    int32_t n_experts = d->model->router.n_experts, drawn = below(d, n_experts);
+    for (int32_t i = 0; i < n_experts; i++) {
+        if (!names_expert(list, (drawn + i) % n_experts)) return (drawn + i) % n_experts;
+    }
+    return -1;
+}
+
 /* A bias, and beside it one expert forced in or out where the model has experts to spare; or pinned routes.
  */
 static void add_router_edits(draw *d, json_t *list)
@@ -206,13 +229,14 @@ static void add_router_edits(draw *d, json_t *list)
     int32_t layer = moe_layer(d), n_experts = d->model->router.n_experts, kind = below(d, 3);
     json_t *edit = intervention(d, "router_logits", kind < 2 ? ops[kind] : "pin", layer);
     set(edit, "strength", json_integer(d->strength != 0));
-    if (kind < 2) set(edit, "expert", json_integer(below(d, n_experts)));
+    int32_t forced = kind < 2 ? forced_expert(d, list) : 0;
+    if (kind < 2) set(edit, "expert", json_integer(forced));
     if (kind == 2) {
         char path[64];
         snprintf(path, sizeof path, "routes-%d.safetensors", (int)d->plan);
         set(edit, "routes", json_string(path));
     }
-    bool is_possible = kind > 0 || n_experts > d->model->router.top_k;
+    bool is_possible = forced >= 0 && (kind > 0 || n_experts > d->model->router.top_k);
     if (is_possible) json_array_append(list, edit);
     json_decref(edit);
     json_t *bias = intervention(d, "router_logits", "bias", layer);

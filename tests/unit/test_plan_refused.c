@@ -175,6 +175,11 @@ static const refusal refusals[] = {
      "'router_logits', 'layer': 0,"
      "'op': 'force_in', 'expert': 3",
      "pins the routes of layer 0, and intervention 1 changes them"},
+    {EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER ", 'op': 'force_out', 'expert': 3",
+     "intervention 0: no row can reach it: force_out of intervention 1 keeps every row from its experts"},
+    {ROUTER ", 'op': 'force_out', 'expert': [1, 3], 'positions': 'prompt'}, {" EXPERT
+            ", 'weighting': 'post_gate', 'positions': {'last': 3}, " ADD,
+     "intervention 1: no row can reach it: force_out of intervention 0"},
     {ROUTER ", 'op': 'pin', 'routes': 'routes.safetensors'", "has no routes of layer 2"},
     {ROUTER ", 'op': 'pin', 'routes': 'v.safetensors'", "is not \"layer.<l>\""},
     {"'site': 'router_logits', 'layer': 0, 'op': 'pin', 'routes': 'narrow.safetensors'",
@@ -310,6 +315,32 @@ static void test_size_limit(void **state)
     free(data);
 }
 
+/* As long as some row may still choose one of its experts, an intervention stays. */
+static void test_reach(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_out', 'expert': 3, 'positions': 'prompt'}",
+        "{" EXPERT ", 'weighting': 'soft', " ADD "}, {" ROUTER ", 'op': 'force_out', 'expert': 3}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_out', 'expert': 3, 'strength': 0}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_out', 'expert': 3, 'when': {'vector': 'v.safetensors#z', 'cosine_above': 0}}",
+        "{'site': 'expert_out', 'layer': 'all', 'expert': 3, 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_out', 'expert': 3}",
+        "{'site': 'expert_out', 'layer': 2, 'expert': [3, 4], 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_out', 'expert': 3}"};
+    cox_model model = test_model();
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        char text[1024];
+        cox_plan *plan = NULL;
+        snprintf(text, sizeof text, "{'interventions': [%s]}", texts[i]);
+        if (load_plan(&plan, text, &model, false) != COX_OK) fail_msg("%s: %s", text, cox_status_message());
+        cox_plan_free(plan);
+    }
+}
+
 /* Edits that can never meet on one row are no contradiction. */
 static void test_phases_keep_edits_apart(void **state)
 {
@@ -362,9 +393,12 @@ static void test_explanation(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_shapes_of_the_plan),
-        cmocka_unit_test(test_limits),      cmocka_unit_test(test_size_limit),
-        cmocka_unit_test(test_explanation), cmocka_unit_test(test_phases_keep_edits_apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_shapes_of_the_plan),
+                                       cmocka_unit_test(test_limits),
+                                       cmocka_unit_test(test_size_limit),
+                                       cmocka_unit_test(test_reach),
+                                       cmocka_unit_test(test_explanation),
+                                       cmocka_unit_test(test_phases_keep_edits_apart)};
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
