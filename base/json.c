@@ -5,11 +5,27 @@
 #include <stdio.h>
 #include <string.h>
 
+/* jansson's text, except where that speaks to programmers, or of valid JSON that it cannot hold. */
+static const char *reason(const json_error_t *error)
+{
+    switch (json_error_code(error)) {
+    case json_error_null_character:
+    case json_error_null_byte_in_key:
+        return "the character NUL (\\u0000) cannot be part of a text here; leave it out";
+    case json_error_numeric_overflow:
+        return "a number is too large; whole numbers end at 9223372036854775807, others near 1.8e308";
+    default: break;
+    }
+    if (strncmp(error->text, "invalid Unicode '\\u", 19) == 0)
+        return "half of a surrogate pair (\\ud800 to \\udfff alone) is no character";
+    return error->text;
+}
+
 static cox_status check_loaded(json_t *value, const json_error_t *error, const char *where)
 {
     if (value) return COX_OK;
     return cox_fail(COX_BAD_FILE, "%s: not valid JSON at line %d, column %d: %s", where, error->line,
-                    error->column, error->text);
+                    error->column, reason(error));
 }
 
 cox_status cox_json_load_file(json_t **value, const char *path)

@@ -87,15 +87,28 @@ cox_status cox_io_write_all(cox_cluster *cluster, int fd, const void *data, size
     return COX_OK;
 }
 
+static const char ID_SEPARATORS[] = " \t\r\n,[]";
+
+/* Skips what stands before, between and behind ids; false: beside one of its commas an id is missing. The
+ * last id may have a comma too. */
+static bool skip_separators(const char **at, bool is_first)
+{
+    const char *end = *at + strspn(*at, ID_SEPARATORS);
+    int n_commas = 0;
+    for (; *at < end; (*at)++) n_commas += **at == ',';
+    return n_commas <= (is_first ? 0 : 1);
+}
+
 cox_status cox_io_parse_ids(const char *text, const char *where, int32_t **ids, size_t *n)
 {
-    static const char blanks[] = " \t\r\n,[]";
     int32_t *list = NULL;
     size_t count = 0, capacity = 0;
     cox_status status = COX_OK;
-    for (const char *at = text + strspn(text, blanks); *at && status == COX_OK; at += strspn(at, blanks)) {
+    const char *at = text;
+    bool is_whole = skip_separators(&at, true);
+    while (*at && is_whole) {
         char *end = NULL;
-        size_t length = strcspn(at, blanks);
+        size_t length = strcspn(at, ID_SEPARATORS);
         errno = 0;
         long long value = strtoll(at, &end, 10);
         if (end != at + length || errno != 0 || value < 0 || value > INT32_MAX) {
@@ -114,7 +127,10 @@ cox_status cox_io_parse_ids(const char *text, const char *where, int32_t **ids, 
         }
         list[count++] = (int32_t)value;
         at = end;
+        is_whole = skip_separators(&at, false);
     }
+    if (status == COX_OK && !is_whole)
+        status = cox_fail(COX_INVALID, "%s: a token id is missing beside a comma", where);
     if (status != COX_OK) {
         free(list);
         return status;

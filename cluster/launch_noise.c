@@ -37,11 +37,14 @@ void cox__noise_flush(cox__noise *s)
 
 /* "[host:pid] 2 more processes have sent help message ..." and the line that follows it; and what mpirun logs
  * when it cannot read such a message ("ORTE_ERROR_LOG: Data unpack ... in file orte/util/show_help.c", Open
- * MPI issue 8356: the box of a rank that was ended while it said that it was ended). */
-static bool is_about_boxes(const char *line)
+ * MPI issue 8356: the box of a rank that was ended while it said that it was ended). Also what a rank's MPI
+ * logs when it reads from the memory of one that has died ("Read -1, expected 4096, errno = 1"): who died is
+ * said by mpirun. */
+static bool says_nothing(const char *line)
 {
     static const char *const signs[] = {"have sent help message", "has sent help message",
-                                        "orte_base_help_aggregate", "util/show_help.c at line"};
+                                        "orte_base_help_aggregate", "util/show_help.c at line",
+                                        "Read -1, expected"};
     for (size_t i = 0; line[0] == '[' && i < sizeof signs / sizeof *signs; i++) {
         if (strstr(line, signs[i])) return true;
     }
@@ -56,7 +59,7 @@ static void end_line(cox__noise *s)
     bool is_dashes =
         s->n_held - s->line_at == n_dashes && memcmp(s->held + s->line_at, DASHES, n_dashes) == 0;
     if (!s->is_box && !is_dashes) {
-        if (is_about_boxes(s->held)) s->n_held = 0;
+        if (says_nothing(s->held)) s->n_held = 0;
         cox__noise_flush(s);
     } else if (s->is_box && is_dashes) {
         for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++) {

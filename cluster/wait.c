@@ -15,7 +15,7 @@
 static const double SPIN_S = 1e-4;
 static const double NAP_SHARE = 0.125, NAP_LEAST_S = 2e-6, NAP_MOST_S = 2e-4, NAP_IDLE_S = 5e-4,
                     IDLE_AFTER_S = 0.1;
-static const double PULSE_POLL_S = 0.01, PULSE_WAITING_S = 2, ASK_S = 0.1;
+static const double PULSE_POLL_S = 0.01, PULSE_WAITING_S = 2, ASK_S = 0.1, NOT_FIRST_S = 1.5;
 
 void cox__wait_begin(cox_cluster *c, cox__wait *wait)
 {
@@ -58,11 +58,18 @@ bool cox__wait_turn(cox_cluster *c, cox__wait *wait)
     return true;
 }
 
+/* Of all that wait for the same rank the lowest speaks first, and the job ends before the others would. */
+static double later_s(const cox_cluster *c, int32_t blamed)
+{
+    int32_t first = blamed == 0 ? 1 : 0;
+    return c->rank == first ? 0 : NOT_FIRST_S;
+}
+
 void cox__wait_blame(cox_cluster *c, const cox__wait *wait, int32_t rank, double limit_s, const char *owes)
 {
     const cox__pulse *p = &c->pulse;
     double since_s = p->heard_s[rank] > wait->begin_clock_s ? p->heard_s[rank] : wait->begin_clock_s;
-    if (p->clock_s - since_s < limit_s) return;
+    if (p->clock_s - since_s < limit_s + later_s(c, rank)) return;
     const char *doing = p->heard[rank][0] ? p->heard[rank] : "nothing that it told of";
     cox_cluster_abort(c, cox_fail(COX_PEER,
                                   "rank %d on %s hangs: no sign of life for %.0f s while %s is awaited; it"

@@ -60,6 +60,22 @@ static cox_status refuse_features(const cox__config *config)
     return status;
 }
 
+/* The tensors say themselves what they are; but a config that promises another kind of model is not obeyed by
+ * chance. */
+static cox_status check_dtype(const cox__config *config, const char *key)
+{
+    static const char *const known[] = {"float32", "float16", "bfloat16"};
+    const char *name = known[0];
+    cox_status status = cox__config_string(config, key, &name);
+    for (size_t i = 0; status == COX_OK && i < sizeof known / sizeof *known; i++) {
+        if (strcmp(name, known[i]) == 0) return COX_OK;
+    }
+    if (status != COX_OK) return status;
+    return cox_fail(COX_UNSUPPORTED,
+                    "%s: key \"%s\" is \"%.100s\"; only float32, float16 and bfloat16 are built",
+                    config->where, key, name);
+}
+
 static cox_status read_quantization(const cox__config *config, const cox_family *family, cox_arena *arena,
                                     bool *is_mxfp4)
 {
@@ -173,6 +189,18 @@ static cox_status read_ids(const cox__config *config, const char *key, int32_t m
     return cox__config_ids(config, key, ids, max, n);
 }
 
+/* Ids that a file names must be in the vocabulary; a family's default need not be. */
+static cox_status check_ids(const cox__config *config, const char *key, const int32_t *ids, int32_t n,
+                            int32_t vocab_size)
+{
+    for (int32_t i = 0; cox__config_has(config, key) && i < n; i++) {
+        if (ids[i] < vocab_size) continue;
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" names token %d, but vocab_size is %d", config->where,
+                        key, (int)ids[i], (int)vocab_size);
+    }
+    return COX_OK;
+}
+
 enum { MAX_EOS = sizeof((cox_model *)0)->eos_ids / sizeof(int32_t) };
 
 static cox_status read_special_tokens(const cox__config *config, cox_model *m)
@@ -181,8 +209,10 @@ static cox_status read_special_tokens(const cox__config *config, cox_model *m)
     int32_t bos[1], n_bos;
     cox_status status = read_ids(config, "bos_token_id", defaults->bos_id, bos, 1, &n_bos);
     m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
+    if (status == COX_OK) status = check_ids(config, "bos_token_id", bos, n_bos, m->vocab_size);
     if (status == COX_OK)
         status = read_ids(config, "eos_token_id", defaults->eos_id, m->eos_ids, MAX_EOS, &m->n_eos);
+    if (status == COX_OK) status = check_ids(config, "eos_token_id", m->eos_ids, m->n_eos, m->vocab_size);
     return status;
 }
 
@@ -193,6 +223,8 @@ cox_status cox__model_configure(const cox__config *config, cox_model *model, cox
     if (status != COX_OK) return status;
     model->family_name = model->family->model_type;
     status = refuse_features(config);
+    if (status == COX_OK) status = check_dtype(config, "dtype");
+    if (status == COX_OK) status = check_dtype(config, "torch_dtype");
     if (status == COX_OK) status = read_quantization(config, model->family, model->arena, &flags->is_mxfp4);
     if (status == COX_OK) status = read_dims(config, model, flags);
     if (status != COX_OK) return status;
@@ -212,6 +244,9 @@ cox_status cox__model_configure_generation(const cox__config *generation, cox_mo
     cox_status status = cox__config_ids(generation, "bos_token_id", bos, 1, &n_bos);
     if (status == COX_OK)
         status = cox__config_ids(generation, "eos_token_id", model->eos_ids, MAX_EOS, &model->n_eos);
+    if (status == COX_OK) status = check_ids(generation, "bos_token_id", bos, n_bos, model->vocab_size);
+    if (status == COX_OK)
+        status = check_ids(generation, "eos_token_id", model->eos_ids, model->n_eos, model->vocab_size);
     if (status != COX_OK) return status;
     model->bos_id = bos[0] < model->vocab_size ? bos[0] : -1;
     int32_t n = 0;

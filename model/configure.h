@@ -14,8 +14,9 @@ typedef struct cox__config_flags {
  * model->arena must be set. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags);
 
-/* Lets generation_config.json override the ids that end a generation, and drops those beyond the
- * vocabulary. generation->object may be NULL. Errors: BAD_FILE, UNSUPPORTED. */
+/* Lets generation_config.json override the ids that end a generation (one beyond the vocabulary is an error),
+ * and drops a family's own defaults that are beyond the vocabulary. generation->object may be NULL. Errors:
+ * BAD_FILE, UNSUPPORTED. */
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model);
 
 #endif

@@ -477,10 +477,57 @@ static cox_status read_line_object(cox_request *request, const json_t *line, con
     return cox_request_read_body(request, json_object_get(line, "body"), is_chat, where);
 }
 
+/* The end of the string whose opening quote is at `at`: behind its closing quote, or n. */
+static size_t skip_string(const char *line, size_t at, size_t n)
+{
+    for (at++; at < n && line[at] != '"'; at++) at += line[at] == '\\';
+    return at < n ? at + 1 : n;
+}
+
+static size_t skip_blanks(const char *line, size_t at, size_t n)
+{
+    while (at < n && (line[at] == ' ' || line[at] == '\t' || line[at] == '\r')) at++;
+    return at;
+}
+
+/* The string after the colon at or behind `at`: [out] *first, *end with its quotes; false: there is none. */
+static bool string_value(const char *line, size_t at, size_t n, size_t *first, size_t *end)
+{
+    at = skip_blanks(line, at, n);
+    if (at == n || line[at] != ':') return false;
+    at = skip_blanks(line, at + 1, n);
+    if (at == n || line[at] != '"') return false;
+    *first = at;
+    *end = skip_string(line, at, n);
+    return true;
+}
+
+/* Of a line that the JSON reader refuses: sets custom_id when the outermost object has one such key and its
+ * value is a valid string, however broken the rest is. */
+static cox_status recover_custom_id(cox_request *request, const char *line, size_t n)
+{
+    static const char key[] = "\"custom_id\"";
+    size_t first = 0, end = 0, n_found = 0, next;
+    int64_t depth = 0;
+    for (size_t at = 0; at < n; at = next) {
+        next = line[at] == '"' ? skip_string(line, at, n) : at + 1;
+        depth += (line[at] == '{' || line[at] == '[') - (line[at] == '}' || line[at] == ']');
+        bool is_key = depth == 1 && next - at == sizeof key - 1 && memcmp(line + at, key, next - at) == 0;
+        if (is_key && string_value(line, next, n, &first, &end)) n_found++;
+    }
+    if (n_found != 1) return COX_OK;
+    json_t *value = json_loadb(line + first, end - first, JSON_DECODE_ANY, NULL);
+    cox_status status =
+        json_is_string(value) ? cox_request_set(&request->custom_id, json_string_value(value)) : COX_OK;
+    json_decref(value);
+    return status;
+}
+
 cox_status cox_request_read_line(cox_request *request, const char *line, size_t n_bytes, const char *where)
 {
     json_t *object = NULL;
     cox_status status = cox_json_load_text(&object, line, n_bytes, where);
+    if (status == COX_BAD_FILE && recover_custom_id(request, line, n_bytes) != COX_OK) return COX_NO_MEMORY;
     if (status != COX_OK) return status;
     status = read_line_object(request, object, where);
     json_decref(object);

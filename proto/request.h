@@ -42,8 +42,8 @@ cox_status cox_request_read_body(cox_request *request, const json_t *body, bool 
 
 /*
  * The same from one line of a batch file: {"custom_id", "method", "url", "body"}. custom_id is set in
- * *request whenever the line has a readable one, also on error, so that the error can name it. line: n_bytes
- * without the newline. Errors as above.
+ * *request whenever the line has a readable one, also on error (even where the line as a whole is no JSON),
+ * so that the error can name it. line: n_bytes without the newline. Errors as above.
  */
 cox_status cox_request_read_line(cox_request *request, const char *line, size_t n_bytes, const char *where);
 

@@ -13,6 +13,7 @@ refuses 2 "--max-tokens -1: outside" generate --model "$model" "${ask[@]:0:2}" -
 refuses 2 "--system.*--raw" generate --model "$model" "${ask[@]}" --raw --system "be kind"
 refuses 2 "--logprobs needs --json" generate --model "$model" "${ask[@]}" --logprobs 1
 refuses 2 "stop string is empty" generate --model "$model" "${ask[@]}" --stop ""
+refuses 2 "--tokens: a token id is missing" logits --model "$model" --tokens "1,,2" --output "$work/l.safetensors"
 refuses 2 "kernel" generate --model "$model" "${ask[@]}" --kernel nonesuch
 refuses 3 "nowhere.txt" generate --model "$model" --prompt-file "$work/nowhere.txt"
 refuses 2 "kv-memory|KV cache" generate --model "$model" "${ask[@]}" --kv-memory 100

@@ -10,6 +10,9 @@ chat() { # ID CONTENT FIELDS
     chat kite "How do I make a blue kite?" '"logits_digest":true,"max_tokens":40,"user":"me","metadata":{"a":"b"},'
     chat kite "twice"
     echo 'not json'
+    echo '{"body":{"prompt":"a \u0000 b [","seed":{"custom_id":"inner"}},"custom_id":"nul","url":"/v1/completions"}'
+    echo '{"custom_id" : "caf\u00e9","url":"/v1/completions","body":{"prompt":"a","seed":123456789012345678901234567890}}'
+    echo '{"custom_id":"half","url":"/v1/completions","body":{"prompt":"a \ud83d b"}}'
     printf '{"custom_id":"\xff"}\n'
     echo
     chat tools "x" '"tools":[{"type":"function"}],'
@@ -45,6 +48,10 @@ error_of url 400 /v1/embeddings
 error_of long 400 context_length_exceeded
 check "the second kite is a duplicate" grep -q '"custom_id":"kite".*used before' "$work/out.jsonl"
 check "two lines have no custom_id" test "$(grep -c '"custom_id":null' "$work/out.jsonl")" = 2
+error_of nul 400 'NUL'
+error_of café 400 'number is too large'
+error_of half 400 'half of a surrogate pair'
+check "no words for programmers" test "$(grep -c JSON_ALLOW "$work/out.jsonl")" = 0
 check "lines are named by number" grep -q 'line 3: not valid JSON' "$work/out.jsonl"
 
 grep '"custom_id":"kite"' "$work/out.jsonl" | grep '"status_code":200' > "$work/line.json"

@@ -105,12 +105,22 @@ stopped-worker | stopped-worker-alltoall)
     says '^coxswain: rank 0 on .*: rank 2 on .* hangs: no sign of life for 8 s'
     no_zombies
     ;;
+stopped-under-two) # both coordinators wait for it: the first one speaks
+    start 4 run-two sparse 4
+    kill -STOP "$(rank_pid 3)"
+    finish 15
+    exits 10
+    says '^coxswain: rank 0 on .*: rank 3 on .* hangs'
+    [ "$(grep -c hangs "$out")" -eq 1 ] || fail "said more than once"
+    no_zombies
+    ;;
 stopped-coordinator)
     start 3 run sparse 4
     kill -STOP "$(rank_pid 0)"
     finish 15
     exits 10
     says '^coxswain: rank [12] on .*: rank 0 on .* hangs'
+    [ "$(grep -c hangs "$out")" -eq 1 ] || fail "said more than once"
     no_zombies
     ;;
 all-stopped) # a suspended job is not a hung one
@@ -197,6 +207,7 @@ echo "[host:1] [[1,0],0] ORTE_ERROR_LOG: Data unpack had inadequate space in fil
 printf '%s\nMPI_ABORT was invoked on rank 1 in communicator\n%s\n' "$dashes" "$dashes"
 echo "[host:1] 1 more process has sent help message help-mpi-api.txt / mpi-abort"
 echo "[host:1] Set MCA parameter \"orte_base_help_aggregate\" to 0 to see all help / error messages"
+echo "[host:2] Read -1, expected 65616, errno = 1"
 echo "[host:1] [[1,0],0] ORTE_ERROR_LOG: Not found in file ess_hnp_module.c at line 320"
 printf '%s\nA system call failed during shared memory initialization\n\n  Error:       No such file or directory (errno 2)\n%s\n' \
     "$dashes" "$dashes"

@@ -1,9 +1,10 @@
 /*
  * A small job that starts itself through cox_launch, for ends.sh: job RANKS MODE [EXCHANGE] [HANG_S
  * [START_S]]. It prints "rank R pid P" from each rank. Modes: ok; fail (rank 1 fails, all agree); abort (rank
- * 1 aborts); run (steps for a minute); busy (rank 1 loads for two hang_s, with signs of life); stuck (the
- * same without); usr1 (waits for SIGUSR1). Before MPI starts: early-stopped (rank 2 stops itself), early-hung
- * (rank 1 sleeps for a minute), early-slow (rank 1 sleeps for three seconds).
+ * 1 aborts); run (steps for a minute); run-two (with two coordinators); busy (rank 1 loads for two hang_s,
+ * with signs of life); stuck (the same without); usr1 (waits for SIGUSR1). Before MPI starts: early-stopped
+ * (rank 2 stops itself), early-hung (rank 1 sleeps for a minute), early-slow (rank 1 sleeps for three
+ * seconds).
  */
 #include <signal.h>
 #include <stdio.h>
@@ -106,7 +107,7 @@ static cox_status act(cox_cluster *c, const char *mode, const char *exchange, do
         if (rank == 1) cox_cluster_abort(c, cox_fail(COX_BAD_FILE, "the shard is cut off"));
         return cox_cluster_agree(c, COX_OK);
     }
-    if (strcmp(mode, "run") == 0) return run(c, exchange);
+    if (strncmp(mode, "run", 3) == 0) return run(c, exchange);
     if (strcmp(mode, "busy") == 0) return load(c, 2 * hang_s, 1);
     if (strcmp(mode, "stuck") == 0) return load(c, 20 * hang_s, 0);
     if (strcmp(mode, "usr1") == 0) {
@@ -145,6 +146,7 @@ int main(int argc, char **argv)
     if (argc > 4) options.hang_s = atof(argv[4]);
     if (argc > 5) options.start_s = atof(argv[5]);
     options.n_threads = 1;
+    if (strcmp(argv[2], "run-two") == 0) options.n_coordinators = 2;
     cox_cluster *c = NULL;
     cox_status status = cox_launch_prepare_environment(1, argv);
     if (status == COX_OK) come_late(argv[2]);

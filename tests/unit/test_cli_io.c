@@ -135,11 +135,15 @@ static void test_ids(void **state)
     (void)state;
     int32_t *ids = NULL;
     size_t n = 0;
-    assert_int_equal(cox_io_parse_ids("[1, 22,\n3] 0", "here", &ids, &n), COX_OK);
+    assert_int_equal(cox_io_parse_ids("[1, 22,\n3] 0,\n", "here", &ids, &n), COX_OK);
     assert_int_equal(n, 4);
     assert_true(ids[0] == 1 && ids[1] == 22 && ids[2] == 3 && ids[3] == 0);
     free(ids);
-    static const char *const bad[] = {"1,x", "1 -2", "1.5", "99999999999", "0x10"};
+    assert_int_equal(cox_io_parse_ids(" [ ]\n", "here", &ids, &n), COX_OK);
+    assert_int_equal(n, 0);
+    free(ids);
+    static const char *const bad[] = {"1,x",  "1 -2",  "1.5", "99999999999", "0x10",
+                                      "1,,2", "1, ,2", ",1",  "1,,"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(cox_io_parse_ids(bad[i], "here", &ids, &n), COX_INVALID);
         assert_non_null(strstr(cox_status_message(), "here"));

@@ -279,11 +279,11 @@ static void test_special_tokens(void **state)
 {
     (void)state;
     folder f = folder_copy(OLMOE);
-    const char *generation = "{\"eos_token_id\": [7, 3, 400], \"bos_token_id\": 5}";
+    const char *generation = "{\"eos_token_id\": [7, 3], \"bos_token_id\": 5}";
     write_bytes(folder_file(&f, "generation_config.json"), generation, strlen(generation));
     cox_model *m = NULL;
     assert_int_equal(cox_model_open(&m, f.path), COX_OK);
-    assert_int_equal(m->n_eos, 2); /* 400 is beyond the vocabulary */
+    assert_int_equal(m->n_eos, 2);
     assert_int_equal(m->eos_ids[0], 7);
     assert_int_equal(m->eos_ids[1], 3);
     assert_int_equal(m->bos_id, 5);
@@ -299,6 +299,9 @@ static void test_special_tokens(void **state)
     m = NULL;
     expect_message(cox_model_open(&m, f.path), COX_BAD_FILE,
                    TEXTS("generation_config.json", "eos_token_id", "token id"));
+    write_bytes(folder_file(&f, "generation_config.json"), "{\"eos_token_id\": [7, 43]}", 25);
+    expect_message(cox_model_open(&m, f.path), COX_BAD_FILE,
+                   TEXTS("generation_config.json", "\"eos_token_id\" names token 43", "vocab_size is 43"));
     folder_remove(&f);
 }
 
@@ -364,10 +367,18 @@ static void test_config_files(void **state)
 static void test_unknown_features(void **state)
 {
     (void)state;
+    expect_config(OLMOE, "eos_token_id", "[1, 43]", COX_BAD_FILE,
+                  TEXTS("/config.json", "\"eos_token_id\" names token 43", "vocab_size is 43"));
+    expect_config(OLMOE, "bos_token_id", "400", COX_BAD_FILE,
+                  TEXTS("/config.json", "\"bos_token_id\" names token 400", "vocab_size is 43"));
     expect_config(OLMOE, "model_type", "\"qwen2_moe\"", COX_UNSUPPORTED,
                   TEXTS("config.json", "model_type \"qwen2_moe\"", "olmoe, mixtral, gpt_oss, qwen3_moe"));
     expect_config(OLMOE, "hidden_act", "\"gelu\"", COX_UNSUPPORTED,
                   TEXTS("config.json", "hidden_act \"gelu\"", "silu"));
+    expect_config(OLMOE, "dtype", "\"int8\"", COX_UNSUPPORTED,
+                  TEXTS("config.json", "key \"dtype\" is \"int8\"", "float32, float16 and bfloat16"));
+    expect_config(OLMOE, "torch_dtype", "\"float8_e4m3fn\"", COX_UNSUPPORTED,
+                  TEXTS("config.json", "key \"torch_dtype\" is \"float8_e4m3fn\""));
     expect_config(OLMOE, "n_shared_experts", "2", COX_UNSUPPORTED,
                   TEXTS("config.json", "\"n_shared_experts\""));
     expect_config(OLMOE, "partial_rotary_factor", "0.5", COX_UNSUPPORTED, TEXTS("\"partial_rotary_factor\""));

@@ -181,6 +181,41 @@ static void test_a_bad_body_keeps_the_custom_id(void **state)
     cox_request_destroy(request);
 }
 
+/* Lines that are not JSON to us: whose custom_id can be found all the same. */
+static void test_a_broken_line_keeps_the_custom_id(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *custom_id, *message;
+    } cases[] = {
+        {"{\"custom_id\":\"a\",\"body\":{\"prompt\":\"\\u0000\"}}", "a", "NUL"},
+        {"{\"body\":{\"custom_id\":\"b\",\"prompt\":\"}{\\\"\\u0000\"},\"custom_id\" :\t\"c\\u00e9\"}",
+         "c\xc3\xa9", "NUL"},
+        {"{\"custom_id\":\"a\",\"body\":{\"seed\":99999999999999999999}}", "a", "number is too large"},
+        {"{\"custom_id\":\"a\",\"body\":{\"seed\":1e999}}", "a", "number is too large"},
+        {"{\"custom_id\":\"a\",\"body\":\"\\udc00\"}", "a", "surrogate"},
+        {"{\"custom_id\":\"a\",\"body\":\"\\ud800\"}", "a", "surrogate"},
+        {"{\"custom_id\":\"a\",\"custom_id\":\"b\"}", "", "duplicate"},
+        {"{\"custom_id\":\"\\u0000\"}", "", "NUL"},
+        {"{\"custom_id\":\"a", "", "line 7"},
+        {"{\"custom_id\":\"a\\", "", "line 7"},
+        {"{\"custom_id\":5,", "", "line 7"},
+        {"{\"custom_id\"", "", "line 7"},
+        {"{\"custom_id\":", "", "line 7"},
+        {"{\"custom_id\":\"cut\",\"body\":{\"prompt\":\"no e", "cut", "line 7"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cox_status status;
+        cox_request *request = read_line(cases[i].line, &status);
+        if (status != COX_BAD_FILE || strcmp(request->custom_id, cases[i].custom_id) != 0 ||
+            !strstr(cox_status_message(), cases[i].message)) {
+            fail_msg("%s gave %s, \"%s\": %s", cases[i].line, cox_status_name(status), request->custom_id,
+                     cox_status_message());
+        }
+        cox_request_destroy(request);
+    }
+}
+
 static void test_an_answer_as_a_line(void **state)
 {
     (void)state;
@@ -336,10 +371,15 @@ static void test_hits_in_a_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_fields_of_a_chat),    cmocka_unit_test(test_completions),
-        cmocka_unit_test(test_bad_lines_are_named),     cmocka_unit_test(test_a_bad_body_keeps_the_custom_id),
-        cmocka_unit_test(test_an_answer_as_a_line),     cmocka_unit_test(test_mail_there_and_back),
-        cmocka_unit_test(test_steering_there_and_back), cmocka_unit_test(test_hits_in_a_line),
+        cmocka_unit_test(test_all_fields_of_a_chat),
+        cmocka_unit_test(test_completions),
+        cmocka_unit_test(test_bad_lines_are_named),
+        cmocka_unit_test(test_a_bad_body_keeps_the_custom_id),
+        cmocka_unit_test(test_a_broken_line_keeps_the_custom_id),
+        cmocka_unit_test(test_an_answer_as_a_line),
+        cmocka_unit_test(test_mail_there_and_back),
+        cmocka_unit_test(test_steering_there_and_back),
+        cmocka_unit_test(test_hits_in_a_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
