@@ -40,7 +40,7 @@ static cox_status create_cluster(cox_run *run)
     run->rank = cox_cluster_rank(run->cluster);
     char owner[128];
     snprintf(owner, sizeof owner, "rank %d on %s", (int)run->rank, cox_cluster_host(run->cluster));
-    cox_mapping_set_owner(owner);
+    cox_mapping_set_owner(owner, cox_launch_is_inside() ? cox_launch_wait_read : NULL);
     int32_t size = cox_cluster_size(run->cluster);
     if (options->ranks > 0 && options->ranks != size) {
         return cox_fail(COX_INVALID,

@@ -53,6 +53,9 @@ cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
  */
 void cox_launch_part(bool has_spoken);
 
+/* The speaker's wait alone, for one that ends by itself and must not touch stdio: async-signal-safe. */
+void cox_launch_wait_read(void);
+
 /* Initialises MPI (THREAD_FUNNELED), ending the job with a message when a rank of this machine is stopped or
  * not all have come after start_s (cluster/starting.c), when inside a launch, checks the options against the
  * number of ranks (more coordinators than ranks, no rank for experts: INVALID), binds this rank's threads to

@@ -111,12 +111,21 @@ void cox__launch_flush(void)
     }
 }
 
+void cox_launch_wait_read(void)
+{
+    cox__launch_flush();
+    sleep_s(PASS_ON_S); /* nobody tells what it has passed on */
+}
+
 void cox_launch_part(bool has_spoken)
 {
     if (!cox_launch_is_inside()) return;
     fflush(NULL);
-    if (has_spoken) cox__launch_flush();
-    sleep_s(has_spoken ? PASS_ON_S : PART_LIMIT_S); /* nobody tells what it has passed on */
+    if (has_spoken) {
+        cox_launch_wait_read();
+    } else {
+        sleep_s(PART_LIMIT_S);
+    }
 }
 
 /* --- mpirun --- */

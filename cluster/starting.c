@@ -157,6 +157,7 @@ static int32_t turn(const cox__starting *s)
 static _Noreturn void end_job(const char *message)
 {
     dprintf(STDERR_FILENO, "%s", message); /* the main thread may hold a stream's lock */
+    cox_launch_wait_read();
     _exit(cox_status_exit_code(COX_PEER)); /* without MPI_Finalize: mpirun ends the others */
 }
 

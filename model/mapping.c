@@ -15,6 +15,7 @@ enum { MESSAGE_BYTES = 4096 };
 
 static cox__mapping *_Atomic mappings;
 static char owner[128];
+static void (*before_end)(void);
 static struct sigaction before;
 static atomic_flag is_ending = ATOMIC_FLAG_INIT;
 
@@ -39,6 +40,7 @@ static _Noreturn void end_with(const char *path)
     append(message, &n,
            ": the file was truncated or cannot be read while it was in use; copy it again and restart\n");
     ssize_t wrote = write(STDERR_FILENO, message, n);
+    if (before_end) before_end();
     _exit(cox_status_exit_code(wrote < 0 ? COX_INTERNAL : COX_IO));
 }
 
@@ -84,7 +86,8 @@ void cox__mapping_forget(cox__mapping *mapping)
     }
 }
 
-void cox_mapping_set_owner(const char *name)
+void cox_mapping_set_owner(const char *name, void (*part)(void))
 {
+    before_end = part;
     snprintf(owner, sizeof owner, "%s", name);
 }

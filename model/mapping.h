@@ -21,7 +21,8 @@ typedef struct cox__mapping {
 void cox__mapping_watch(cox__mapping *mapping);
 void cox__mapping_forget(cox__mapping *mapping); /* one that is not on the list is allowed */
 
-/* Who begins the message: "rank 1 on HOST"; "" (from the start): nobody. Copied. */
-void cox_mapping_set_owner(const char *owner);
+/* Who begins the message: "rank 1 on HOST"; "" (from the start): nobody. Copied. part: called between message
+ * and end, async-signal-safe; NULL (from the start): nothing is. */
+void cox_mapping_set_owner(const char *owner, void (*part)(void));
 
 #endif

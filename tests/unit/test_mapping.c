@@ -52,7 +52,7 @@ static int run(void (*act)(unsigned char *const *data), char text[512])
         cox__mapping_watch(&c);
         cox__mapping_forget(&c);
         cox__mapping_forget(&c);
-        cox_mapping_set_owner("rank 3 on node");
+        cox_mapping_set_owner("rank 3 on node", NULL);
         act(data);
         _exit(0);
     }
