@@ -6,14 +6,6 @@ for i in $(seq 4000); do # of several lengths, so that answers come steadily and
     echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'","max_tokens":'"$((10 + i % 90))"',"ignore_eos":true}}'
 done > "$work/in.jsonl"
 
-rank_pid() { # RANK: the process of a rank of the launch below $job
-    local mpirun pid
-    mpirun=$(pgrep -P "$job" | head -n 1)
-    for pid in $(pgrep -P "$mpirun"); do
-        if tr '\0' '\n' < "/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
-    done
-}
-
 # hurt SIGNAL RANK PATTERN OPTIONS...
 hurt() {
     local signal=$1 rank=$2 pattern=$3 pid began got=0

@@ -23,15 +23,6 @@ same() { # DESCRIPTION
     check "$1: as undisturbed" cmp <(sorted "$work/out.jsonl") "$work/whole.sorted"
 }
 
-rank_pid() { # RANK: the process of a rank of the launch below $job, or $job itself where there is none
-    local mpirun pid
-    mpirun=$(pgrep -P "$job" | head -n 1)
-    [ -n "$mpirun" ] || { echo "$job"; return; }
-    for pid in $(pgrep -P "$mpirun"); do
-        if tr '\0' '\n' < "/proc/$pid/environ" 2> /dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
-    done
-}
-
 lines() { wc -l 2> /dev/null < "$work/out.jsonl" || echo 0; }
 
 # begin N OPTIONS...: the run in the background as $job, until it has written N more lines or has ended.
@@ -67,7 +58,8 @@ kill_ranks() { # RANKS ROUNDS OPTIONS...
             before=$(lines)
             begin $((RANDOM % 60)) --ranks "$ranks" "$@"
             sleep "0.0$((RANDOM % 10))"
-            pid=$(rank_pid "$rank")
+            pid=$job
+            [ "$ranks" = 1 ] || pid=$(rank_pid "$rank")
             [ -n "$pid" ] && kill -KILL "$pid" 2> /dev/null && n_kills=$((n_kills + 1))
             ends 15
             check "rank $rank of $ranks $*, round $round: ended" test "$code" != still-running

@@ -36,6 +36,16 @@ refuses() {
     fi
 }
 
+# rank_pid RANK: the process of a rank of the launch below $job; nothing when it is not there.
+rank_pid() {
+    local mpirun pid
+    mpirun=$(pgrep -P "$job" | head -n 1)
+    [ -n "$mpirun" ] || return 0
+    for pid in $(pgrep -P "$mpirun"); do
+        if tr '\0' '\n' 2> /dev/null < "/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
+    done
+}
+
 # field FILE KEY: the first value of a string or number key in compact JSON.
 field() {
     sed -E -n "s/.*\"$2\":(\"([^\"\\\\]|\\\\.)*\"|[-0-9.e+]+|null|true|false).*/\1/p" "$1" | head -n 1

@@ -71,6 +71,32 @@ done
 check "the same command goes on" test $? = 0
 same "killed and stopped" "$work/out"
 
+rm -rf "$work/out"
+n_kills=0
+for rank in 0 1 2; do # whichever rank it hits
+    before=$(cat "$work/out/stage1.jsonl" 2> /dev/null | wc -l)
+    "$coxswain" "${in[@]}" --output "$work/out" --ranks 3 --coordinators 2 2> "$work/err.txt" &
+    job=$!
+    for _ in $(seq 500); do
+        [ "$(cat "$work/out/stage1.jsonl" 2> /dev/null | wc -l)" -ge $((before + 15)) ] && break
+        kill -0 $job 2> /dev/null || break
+        sleep 0.01
+    done
+    pid=$(rank_pid $rank)
+    [ -n "$pid" ] && kill -KILL "$pid" 2> /dev/null && n_kills=$((n_kills + 1))
+    for _ in $(seq 150); do
+        kill -0 $job 2> /dev/null || break
+        sleep 0.1
+    done
+    check "rank $rank killed: ended within 15 s" test -z "$(pgrep -f "$work/out")"
+    kill -KILL $job 2> /dev/null
+    wait $job
+done
+check "ranks were killed ($n_kills)" test "$n_kills" -ge 2
+"$coxswain" "${in[@]}" --output "$work/out" --ranks 3 --coordinators 2 2> "$work/err.txt"
+check "after kill -9 of each rank, the same command goes on" test $? = 0
+same "ranks killed" "$work/out"
+
 # --- A cell is what a batch says of the same plan.
 for cell in 6 17 28 43 71 101; do
     "$coxswain" "${in[@]}" --output "$work/whole" --show-cell $cell > "$work/plan.$cell" 2> "$work/err.txt"
