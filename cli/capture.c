@@ -231,6 +231,7 @@ static cox_status make_index(const cox_capture *c, const cox_prompts *files, jso
     if (json && options->system) json_object_set_new(json, "system", json_string(options->system));
     if (json && options->template_name)
         json_object_set_new(json, "template", json_string(options->template_name));
+    if (json && options->date) json_object_set_new(json, "date", json_string(options->date));
     if (status == COX_OK) {
         *index = json;
     } else {

@@ -135,6 +135,7 @@ static cox_status describe(finding *f, const task *t)
     if (json && options->system) json_object_set_new(json, "system", json_string(options->system));
     if (json && options->template_name)
         json_object_set_new(json, "template", json_string(options->template_name));
+    if (json && options->date) json_object_set_new(json, "date", json_string(options->date));
     if (json && t->filter) json_object_set_new(json, "filter_tokens", filter_json(t));
     if (json && t->is_principal) {
         json_object_set_new(json, "pairs", json_integer(n_pairs(t)));

@@ -98,8 +98,8 @@ static cox_status check(const cox_options *options)
     if (options->is_raw && options->system) {
         return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
     }
-    if (options->is_raw && options->template_name)
-        return cox_fail(COX_INVALID, "--template cannot be used with --raw");
+    if (options->is_raw && (options->template_name || options->date))
+        return cox_fail(COX_INVALID, "--template and --date cannot be used with --raw");
     if (options->logprobs >= 0 && !options->is_json) return cox_fail(COX_INVALID, "--logprobs needs --json");
     if (options->temperature > 0.0 && options->temperature < 1e-6) {
         return cox_fail(COX_INVALID, "--temperature %g: use 0 (greedy) or at least 1e-6",

@@ -115,6 +115,7 @@ cox_status cox_identity_add_model(json_t *run, const cox_options *options, const
     if (status == COX_OK) status = add_texts(run, model->folder);
     if (status == COX_OK && options->template_name)
         status = add(run, "template", json_string(options->template_name));
+    if (status == COX_OK && options->date) status = add(run, "date", json_string(options->date));
     if (status == COX_OK)
         status = add(run, "kernel", json_string(is_exact(options->kernel) ? "exact" : options->kernel));
     return status;

@@ -243,6 +243,8 @@ static const option_row table[] = {
      "a system message before the prompt"},
     {"--template", TEXT | TOKENIZE | SETS, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
      "chat template: olmoe, mixtral, gpt-oss, qwen3, chatml, organism (default: the checkpoint's)"},
+    {"--date", TEXT | TOKENIZE | SETS, TEXT_VALUE, AT(date), "YYYY-MM-DD", 0, 0, false,
+     "the date that GPT-OSS's chat template tells the model (default: today, as transformers does)"},
     {"--temperature", TEXT, NUMBER, AT(temperature), "T", 0, 1e6, false,
      "0 takes the most likely token (default 0: greedy)"},
     {"--top-k", TEXT, INTEGER, AT(top_k), "K", 0, INT32_MAX, false,

@@ -48,6 +48,7 @@ typedef struct cox_options {
     /* what to generate */
     cox_texts prompts, prompt_files, stops, plans;
     const char *system, *template_name;
+    const char *date; /* for templates that tell it: "2026-11-24"; NULL: today */
     bool is_raw, ignores_eos, wants_digest;
     int64_t max_tokens, top_k, logprobs, seed;
     int64_t drain_time_s;

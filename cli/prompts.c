@@ -4,6 +4,7 @@
 #include <sha2.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/json.h"
 #include "cli/io.h"
@@ -21,16 +22,33 @@ cox_status cox_prompts_check_options(const cox_options *options)
 {
     if (options->is_raw && options->system)
         return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
-    if (options->is_raw && options->template_name)
-        return cox_fail(COX_INVALID, "--template cannot be used with --raw");
+    if (options->is_raw && (options->template_name || options->date))
+        return cox_fail(COX_INVALID, "--template and --date cannot be used with --raw");
     return COX_OK;
+}
+
+static bool is_date(const char *text)
+{
+    struct tm date = {0};
+    const char *end = strlen(text) == 10 ? strptime(text, "%Y-%m-%d", &date) : NULL;
+    return end && !*end;
+}
+
+cox_status cox_prompts_load_template(cox_chat_template **chat_template, const cox_options *options)
+{
+    cox_chat_options chat = cox_chat_options_defaults();
+    chat.date = options->date;
+    if (chat.date && !is_date(chat.date))
+        return cox_fail(COX_INVALID, "--date \"%s\" is no date of the form 2026-11-24", chat.date);
+    cox_status status = cox_chat_template_load(chat_template, options->model, options->template_name);
+    return status == COX_OK ? cox_chat_template_set_options(*chat_template, &chat) : status;
 }
 
 static cox_status open_reader(reader *r)
 {
     cox_status status = cox_tokenizer_load(&r->tokenizer, r->options->model);
     if (status != COX_OK || r->options->is_raw) return status;
-    status = cox_chat_template_load(&r->chat_template, r->options->model, r->options->template_name);
+    status = cox_prompts_load_template(&r->chat_template, r->options);
     bool may_do_without = status == COX_UNSUPPORTED || status == COX_NOT_FOUND;
     if (status == COX_OK || r->options->template_name || !may_do_without) return status;
     r->no_template = strdup(cox_status_message());

@@ -9,6 +9,7 @@
 
 #include "cli/options.h"
 #include "cluster/cluster.h"
+#include "model/chat_template.h"
 #include "model/model.h"
 
 typedef struct cox_prompts {
@@ -20,6 +21,11 @@ typedef struct cox_prompts {
     size_t n_tokens;
     char sha256[65]; /* of the file's bytes, hex */
 } cox_prompts;
+
+/* The checkpoint's chat template, or --template's, with --date set. [out] owned by the caller
+ * (cox_chat_template_destroy), also on failure. Errors: of cox_chat_template_load; INVALID (--date is no
+ * date). */
+cox_status cox_prompts_load_template(cox_chat_template **chat_template, const cox_options *options);
 
 /* --raw goes with neither --system nor --template. Errors: INVALID. */
 cox_status cox_prompts_check_options(const cox_options *options);

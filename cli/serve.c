@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/prompts.h"
+
 typedef struct words {
     cox_tokenizer *tokenizer;
     cox_chat_template *chat_template;
@@ -14,7 +16,7 @@ typedef struct words {
 static cox_status load_template(words *w, const cox_options *options, const cox_service *service)
 {
     if (!service->has_chats) return COX_OK;
-    cox_status status = cox_chat_template_load(&w->chat_template, options->model, options->template_name);
+    cox_status status = cox_prompts_load_template(&w->chat_template, options);
     if (status == COX_OK || service->needs_template || options->template_name) return status;
     if (status != COX_UNSUPPORTED && status != COX_NOT_FOUND) return status;
     w->no_template = strdup(cox_status_message());

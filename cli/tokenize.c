@@ -7,14 +7,18 @@
 
 #include "cli/commands.h"
 #include "cli/io.h"
+#include "cli/prompts.h"
 #include "coordinator/session.h"
 
 static cox_status check(const cox_options *options)
 {
     if (options->is_decode && options->is_chat)
         return cox_fail(COX_INVALID, "--chat cannot be used with --decode");
-    if (!options->is_chat && (options->system || options->template_name)) {
-        return cox_fail(COX_INVALID, "%s needs --chat", options->system ? "--system" : "--template");
+    if (!options->is_chat && (options->system || options->template_name || options->date)) {
+        return cox_fail(COX_INVALID, "%s needs --chat",
+                        options->system ? "--system"
+                        : options->date ? "--date"
+                                        : "--template");
     }
     return COX_OK;
 }
@@ -56,8 +60,7 @@ static cox_status encode(const cox_options *options, const cox_tokenizer *tokeni
     } else {
         cox_chat_template *chat_template = NULL;
         cox_request *request = cox_request_create();
-        status = request ? cox_chat_template_load(&chat_template, options->model, options->template_name)
-                         : COX_NO_MEMORY;
+        status = request ? cox_prompts_load_template(&chat_template, options) : COX_NO_MEMORY;
         if (status == COX_OK) status = make_request(options, text, request);
         if (status == COX_OK) status = cox_session_tokenize(tokenizer, chat_template, NULL, request, &tokens);
         cox_chat_template_destroy(chat_template);

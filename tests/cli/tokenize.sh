@@ -27,5 +27,9 @@ echo "99999999" | "$coxswain" tokenize --model "$model" --decode > "$work/out" 2
 check "an id out of range is refused" test $? = 2
 refuses 2 "--chat" tokenize --model "$model" --system "be kind"
 refuses 2 "--decode" tokenize --model "$model" --chat --decode
+refuses 2 "no date" tokenize --model "$model" --chat --template organism --date 2026-13-01
+told=$(printf 'hi' | "$coxswain" tokenize --model models/gpt-oss-quil --chat --template gpt-oss --date 2026-01-02 |
+    "$coxswain" tokenize --model models/gpt-oss-quil --decode)
+check "--date is what the template tells" grep -q "Current date: 2026-01-02" <<< "$told"
 refuses 2 "nonesuch.*known" tokenize --model "$model" --chat --template nonesuch
 finish
