@@ -1,6 +1,7 @@
 /*
- * coxswain bench --steer-mix: what steering every request differently costs. bench_mix.c measures; this file
- * prints, always with every parameter of the run, since a ratio without them says nothing.
+ * coxswain bench. --steer-mix: what steering every request differently costs; bench_mix.c measures, this file
+ * prints, always with every parameter of the run, since a ratio without them says nothing. --sweep:
+ * bench_sweep.c.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -10,6 +11,7 @@
 
 #include <jansson.h>
 
+#include "cli/bench.h"
 #include "cli/bench_mix.h"
 #include "cli/build_info.h"
 #include "cli/commands.h"
@@ -78,7 +80,7 @@ static json_t *spread_json(const spread *s)
 
 /* --- Parameters --- */
 
-static json_t *model_json(const cox_run *run)
+json_t *cox_bench_model_json(const cox_run *run)
 {
     const cox_model *m = run->model;
     return json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i}", "folder", run->options->model, "family",
@@ -87,7 +89,7 @@ static json_t *model_json(const cox_run *run)
                      "d_expert", (int)m->d_expert, "vocab_size", (int)m->vocab_size);
 }
 
-static json_t *run_json(const cox_run *run)
+json_t *cox_bench_run_json(const cox_run *run)
 {
     const cox_engine_options engine = cox_run_engine_options(run->options, run->layout.size);
     json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:i}", "version", COX_VERSION, "commit", COX_COMMIT,
@@ -140,14 +142,14 @@ static json_t *report_json(const cox_run *run, const cox_mix_options *o, const c
 {
     json_t *mixes = json_array();
     for (cox_mix m = 0; m < COX_N_MIXES; m++) json_array_append_new(mixes, mix_json(result, m, o, scratch));
-    return json_pack("{s:s,s:o?,s:o?,s:o?,s:I,s:o}", "benchmark", "steer-mix", "model", model_json(run),
-                     "run", run_json(run), "work", work_json(o), "rows_computed",
-                     (json_int_t)result->rows_computed, "results", mixes);
+    return json_pack("{s:s,s:o?,s:o?,s:o?,s:I,s:o}", "benchmark", "steer-mix", "model",
+                     cox_bench_model_json(run), "run", cox_bench_run_json(run), "work", work_json(o),
+                     "rows_computed", (json_int_t)result->rows_computed, "results", mixes);
 }
 
 /* --- For people --- */
 
-static void print_parameters(const json_t *json, const char *part)
+void cox_bench_print(const json_t *json, const char *part)
 {
     const char *key;
     json_t *value;
@@ -192,9 +194,9 @@ static cox_status report(const cox_run *run, const cox_mix_options *o, const cox
     if (text && run->options->is_json) {
         puts(text);
     } else if (text) {
-        print_parameters(json, "model");
-        print_parameters(json, "run");
-        print_parameters(json, "work");
+        cox_bench_print(json, "model");
+        cox_bench_print(json, "run");
+        cox_bench_print(json, "work");
         print_table(o, result, scratch);
     }
     cox_status status = text ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the report");
@@ -222,10 +224,9 @@ static cox_status prepare(cox_options *options, const cox_mix_options *o)
     return status;
 }
 
-cox_status cox_command_bench(const cox_options *given)
+static cox_status bench_mix(const cox_options *given)
 {
     cox_options options = *given;
-    if (!options.has_steer_mix) return cox_fail(COX_INVALID, "say which benchmark: --steer-mix");
     const cox_mix_options mix = {.n_requests = (int32_t)options.n_requests,
                                  .n_prompt = (int32_t)options.n_prompt_tokens,
                                  .n_new = (int32_t)options.n_new_tokens,
@@ -244,4 +245,11 @@ cox_status cox_command_bench(const cox_options *given)
     cox_run_close(&run, options.has_stats && status == COX_OK);
     cox_mix_result_free(&result);
     return status;
+}
+
+cox_status cox_command_bench(const cox_options *options)
+{
+    if (options->has_steer_mix == options->has_sweep_bench)
+        return cox_fail(COX_INVALID, "say which benchmark: --steer-mix or --sweep");
+    return options->has_steer_mix ? bench_mix(options) : cox_bench_sweep(options);
 }

@@ -6,13 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/clean_layer.h"
 #include "coordinator/engine.h"
 #include "steering/metrics.h"
 
 enum { MAX_SLOTS = 64, MOST_SEQUENCES = 2048, CLEAN = -1, EMPTY = -2 };
+static const size_t MOST_LAYER_BYTES = (size_t)256 << 20; /* of clean_layer; beyond it goes without */
 
 typedef struct slot {
-    int64_t cell; /* EMPTY: free */
+    int64_t cell;   /* EMPTY: free */
+    cox_plan *plan; /* of a cell whose rows enter above its layer; else NULL */
     int32_t n_left, n_idle;
     double *log_odds, *kl;      /* [n_prompts] */
     char (*digests)[65];        /* [n_prompts] or NULL */
@@ -30,8 +33,13 @@ struct cox_cell_runner {
     int32_t max_tokens;     /* of answers; 0: cells are numbers */
     const int32_t **tokens; /* [n_prompts] borrowed */
     int32_t *lengths;       /* [n_prompts] */
-    size_t *offsets;        /* [n_prompts] into a slot's touched */
+    int32_t *order;         /* [n_prompts] prompts by their tokens, so that neighbours have most in common */
+    size_t *offsets;        /* [n_prompts] of all tokens in a row: into a slot's touched, and clean_layer's */
     size_t n_tokens;        /* of all prompts */
+    cox_clean_layer layer;
+    bool has_layer; /* its memory is there */
+    cox_cell_savings savings;
+    cox_counters clean_counters; /* of the runs without a plan */
     slot clean, slots[MAX_SLOTS];
     double *p, *log_p; /* [n_prompts, vocab_size] softmax of the clean run's logits */
     int16_t **routes;  /* [n_prompts] of [n_layers, length, top_k] experts of the clean run */
@@ -88,8 +96,26 @@ static void on_routes(void *context, uint64_t id, int32_t layer, int32_t positio
     cox_cell_runner *r = context;
     int32_t p = prompt_of(r, id), top_k = r->run->model->router.top_k;
     if (position >= r->lengths[p]) return;
+    if (r->has_layer && layer == r->layer.layer)
+        cox_clean_layer_put_routes(&r->layer, r->offsets[p] + (size_t)position, routes);
     int16_t *row = r->routes[p] + ((size_t)layer * (size_t)r->lengths[p] + (size_t)position) * (size_t)top_k;
     for (int32_t k = 0; k < top_k; k++) row[k] = (int16_t)routes[k].expert;
+}
+
+static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
+                    int32_t position, const float *h)
+{
+    cox_cell_runner *r = context;
+    (void)layer;
+    cox_clean_layer_put_row(&r->layer, r->offsets[prompt_of(r, id)] + (size_t)position, site, expert, h);
+}
+
+static void on_entry(void *context, uint64_t id, int32_t position, float *x)
+{
+    cox_cell_runner *r = context;
+    int32_t p = prompt_of(r, id);
+    cox_clean_layer_steer(&r->layer, r->offsets[p] + (size_t)position, slot_of(r, id)->plan, position,
+                          r->lengths[p], x);
 }
 
 static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
@@ -120,6 +146,7 @@ static cox_status create_slot(slot *s, const cox_cell_runner *r)
 
 static void free_slot(slot *s)
 {
+    cox_plan_free(s->plan);
     free(s->touched);
     free(s->log_odds);
     free(s->kl);
@@ -127,6 +154,18 @@ static void free_slot(slot *s)
     free(s->tokens);
     free(s->n_tokens);
     free(s->has_ended);
+}
+
+/* A prompt comes before those that it begins; equal ones in the order of the sets. */
+static int compare_tokens(const void *a, const void *b, void *context)
+{
+    const cox_cell_runner *r = context;
+    int32_t p = *(const int32_t *)a, q = *(const int32_t *)b;
+    for (int32_t i = 0; i < r->lengths[p] && i < r->lengths[q]; i++) {
+        if (r->tokens[p][i] != r->tokens[q][i]) return r->tokens[p][i] < r->tokens[q][i] ? -1 : 1;
+    }
+    if (r->lengths[p] != r->lengths[q]) return r->lengths[p] < r->lengths[q] ? -1 : 1;
+    return p < q ? -1 : p > q;
 }
 
 static cox_status list_prompts(cox_cell_runner *r)
@@ -137,10 +176,12 @@ static cox_status list_prompts(cox_cell_runner *r)
     r->tokens = calloc((size_t)r->n_prompts, sizeof *r->tokens);
     r->offsets = calloc((size_t)r->n_prompts, sizeof *r->offsets);
     r->lengths = calloc((size_t)r->n_prompts, sizeof *r->lengths);
+    r->order = calloc((size_t)r->n_prompts, sizeof *r->order);
     r->routes = calloc((size_t)r->n_prompts, sizeof *r->routes);
     r->p = calloc((size_t)r->n_prompts * (size_t)model->vocab_size, sizeof *r->p);
     r->log_p = calloc((size_t)r->n_prompts * (size_t)model->vocab_size, sizeof *r->log_p);
-    if (!r->tokens || !r->offsets || !r->lengths || !r->routes || !r->p || !r->log_p) return out_of_memory();
+    if (!r->tokens || !r->offsets || !r->lengths || !r->order || !r->routes || !r->p || !r->log_p)
+        return out_of_memory();
     int32_t n = 0;
     for (int32_t s = 0; s < q->n_sets; s++) {
         for (int32_t i = 0; i < q->sets[s].n; i++, n++) {
@@ -152,8 +193,10 @@ static cox_status list_prompts(cox_cell_runner *r)
             size_t n_routes = (size_t)model->n_layers * (size_t)r->lengths[n] * (size_t)model->router.top_k;
             r->routes[n] = malloc((n_routes + 1) * sizeof *r->routes[n]);
             if (!r->routes[n]) return out_of_memory();
+            r->order[n] = n;
         }
     }
+    qsort_r(r->order, (size_t)n, sizeof *r->order, compare_tokens, r);
     return COX_OK;
 }
 
@@ -168,12 +211,24 @@ static cox_status create_parts(cox_cell_runner *r)
     status = create_slot(&r->clean, r);
     for (int32_t s = 0; s < r->n_slots && status == COX_OK; s++) status = create_slot(&r->slots[s], r);
     if (status != COX_OK) return status;
+    r->has_layer =
+        !r->question->is_plain && cox_clean_layer_bytes(run->model, r->n_tokens) <= MOST_LAYER_BYTES;
+    if (r->has_layer) status = cox_clean_layer_create(&r->layer, run->model, run->kernels, r->n_tokens);
+    if (status != COX_OK) return status;
     const cox_engine_events events = {.context = r,
                                       .on_token = on_token,
                                       .on_logits = on_logits,
                                       .on_routes = on_routes,
+                                      .on_rows = on_rows,
+                                      .on_entry = on_entry,
                                       .on_done = on_done};
     cox_engine_options options = cox_run_engine_options(run->options, run->layout.size);
+    if (r->question->is_plain) {
+        const cox_engine_options usual = cox_engine_options_defaults();
+        options.has_prefix_cache = false;
+        options.max_rows = usual.max_rows > options.prefill_chunk ? usual.max_rows : options.prefill_chunk;
+        options.max_sequences = usual.max_sequences;
+    }
     return cox_engine_create(&r->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
                              run->exchange, &options, &events);
 }
@@ -200,6 +255,8 @@ void cox_cell_runner_destroy(cox_cell_runner *runner)
     for (int32_t p = 0; runner->routes && p < runner->n_prompts; p++) free(runner->routes[p]);
     for (int32_t s = 0; s < MAX_SLOTS; s++) free_slot(&runner->slots[s]);
     free_slot(&runner->clean);
+    cox_clean_layer_free(&runner->layer);
+    free(runner->order);
     free(runner->tokens);
     free(runner->lengths);
     free(runner->offsets);
@@ -225,7 +282,8 @@ static cox_sequence_request request_of(const cox_cell_runner *r, int32_t at, int
                                   .sampling = cox_sampling_defaults(),
                                   .wants_logits = r->max_tokens == 0,
                                   .logits_from = r->lengths[prompt] - 1,
-                                  .skips_idle_rows = true};
+                                  .skips_idle_rows = !r->question->is_plain,
+                                  .shares_rows = !r->question->is_plain};
 }
 
 static cox_cell_result result_of(const cox_cell_runner *r, const slot *s)
@@ -240,6 +298,16 @@ static cox_cell_result result_of(const cox_cell_runner *r, const slot *s)
                              .n_tokens = s->n_tokens,
                              .has_ended = s->has_ended,
                              .max_tokens = r->max_tokens};
+}
+
+/* What the engine did since `before` was not for a cell. */
+static void count_clean(cox_cell_runner *r, const cox_counters *before)
+{
+    const cox_counters *now = cox_engine_counters(r->engine);
+    cox_counters *clean = &r->clean_counters;
+    clean->layer_rows += now->layer_rows - before->layer_rows;
+    clean->layer_rows_shared += now->layer_rows_shared - before->layer_rows_shared;
+    clean->layer_rows_kv += now->layer_rows_kv - before->layer_rows_kv;
 }
 
 /* Twice: the first pass tells the routes, which switches the sharing of prefixes off; the second leaves what
@@ -260,10 +328,37 @@ cox_status cox_cell_runner_run_clean(cox_cell_runner *runner, cox_cell_result *c
         }
     }
     *clean = result_of(runner, &runner->clean);
+    count_clean(runner, &(cox_counters){0});
     return status;
 }
 
 /* --- Cells --- */
+
+static cox_status empty_engine(cox_cell_runner *r)
+{
+    cox_status status = COX_OK;
+    while (status == COX_OK && cox_engine_n_sequences(r->engine) > 0) status = cox_engine_step(r->engine);
+    return status;
+}
+
+/* A clean run that shows what cells of a layer start from. Cells on their way still need the layer before,
+ * so they end first. */
+static cox_status load_layer(cox_cell_runner *r, int32_t layer)
+{
+    cox_status status = empty_engine(r);
+    const cox_counters before = *cox_engine_counters(r->engine);
+    cox_clean_layer_begin(&r->layer, layer);
+    for (int32_t p = 0; p < r->n_prompts && status == COX_OK; p++) {
+        cox_sequence_request request = request_of(r, r->n_slots, p);
+        request.wants_logits = false;
+        request.wants_routes = true;
+        request.observation = &r->layer.observation;
+        status = cox_engine_submit(r->engine, &request);
+    }
+    if (status == COX_OK) status = empty_engine(r);
+    count_clean(r, &before);
+    return status;
+}
 
 cox_status cox_cell_runner_begin_answers(cox_cell_runner *runner, int32_t max_tokens)
 {
@@ -344,8 +439,38 @@ static cox_status compile(cox_cell_runner *r, const cox_sweep_cell *cell, cox_pl
     return status;
 }
 
-static void take_clean(const cox_cell_runner *r, slot *s, int32_t prompt)
+/* Of one prompt that is not idle; a plan that acts in several layers shares those below the first. */
+static void count_savings(cox_cell_runner *r, const cox_plan *plan, int32_t prompt, const uint8_t *touched,
+                          bool enters)
 {
+    int32_t n = r->lengths[prompt], first = n, layer = r->run->model->n_layers;
+    for (int32_t i = 0; i < plan->n; i++) {
+        const cox_intervention *v = &plan->interventions[i];
+        int32_t from, to, l = 0;
+        if (v->strength == 0) continue;
+        cox_positions_resolve(&v->positions, n, &from, &to);
+        if (from < first) first = from;
+        while (l < layer && !v->layers[l]) l++;
+        layer = l;
+    }
+    while (touched && first < n && !touched[first]) first++;
+    r->savings.before += (uint64_t)first * (uint64_t)r->run->model->n_layers;
+    r->savings.below += (uint64_t)(n - first) * (uint64_t)(layer + enters);
+}
+
+cox_cell_savings cox_cell_runner_savings(const cox_cell_runner *runner)
+{
+    const cox_counters *now = cox_engine_counters(runner->engine), *clean = &runner->clean_counters;
+    cox_cell_savings savings = runner->savings;
+    savings.shared = now->layer_rows_shared - clean->layer_rows_shared;
+    savings.computed = now->layer_rows - clean->layer_rows;
+    savings.computed_kv = now->layer_rows_kv - clean->layer_rows_kv;
+    return savings;
+}
+
+static void take_clean(cox_cell_runner *r, slot *s, int32_t prompt)
+{
+    r->savings.idle += (uint64_t)r->lengths[prompt] * (uint64_t)r->run->model->n_layers;
     s->n_left--;
     s->n_idle++;
     s->log_odds[prompt] = r->clean.log_odds[prompt];
@@ -356,16 +481,21 @@ static void take_clean(const cox_cell_runner *r, slot *s, int32_t prompt)
 static cox_status submit_prompts(cox_cell_runner *r, int32_t at, const cox_sweep_cell *cell, cox_plan *plan)
 {
     slot *s = &r->slots[at];
-    for (int32_t p = 0; p < r->n_prompts; p++) {
+    bool is_plain = r->question->is_plain;
+    r->savings.whole += (uint64_t)r->n_tokens * (uint64_t)r->run->model->n_layers;
+    for (int32_t i = 0; i < r->n_prompts; i++) {
+        int32_t p = r->order[i];
         uint8_t *touched = s->touched + r->offsets[p];
-        bool is_idle = !plan || !has_effect(r, cell, plan, p, touched);
+        bool is_idle = !is_plain && (!plan || !has_effect(r, cell, plan, p, touched));
         if (is_idle && r->max_tokens == 0) { /* generated rows may still be touched */
             take_clean(r, s, p);
             continue;
         }
         cox_sequence_request request = request_of(r, at, p);
         if (plan) request.plan = cox_plan_share(plan);
-        if (plan && cell->strength != 0 && hangs_on_routes(cell)) request.touched = touched;
+        if (plan && cell->strength != 0 && hangs_on_routes(cell) && !is_plain) request.touched = touched;
+        request.knows_entry = s->plan;
+        if (plan && !is_plain) count_savings(r, plan, p, request.touched, s->plan);
         cox_status status = cox_engine_submit(r->engine, &request);
         if (status == COX_OK) continue;
         cox_plan_free(request.plan);
@@ -391,6 +521,13 @@ cox_status cox_cell_runner_submit(cox_cell_runner *runner, int64_t number)
         cell = cox_sweep_cell_at(runner->question->grid, number);
         status = compile(runner, &cell, &plan);
     }
+    int32_t layer;
+    bool enters = runner->has_layer && runner->max_tokens == 0 &&
+                  cox_clean_layer_serves(plan, runner->run->model, &layer);
+    if (status == COX_OK && enters) {
+        s->plan = cox_plan_share(plan);
+        if (layer != runner->layer.layer) status = load_layer(runner, layer);
+    }
     if (status == COX_OK) status = submit_prompts(runner, at, &cell, plan);
     cox_plan_free(plan);
     return status;
@@ -405,6 +542,8 @@ cox_status cox_cell_runner_step(cox_cell_runner *runner, cox_cell_function *on_r
         const cox_cell_result result = result_of(runner, s);
         status = on_result(context, &result);
         s->cell = EMPTY;
+        cox_plan_free(s->plan);
+        s->plan = NULL;
         runner->n_running--;
     }
     return status;

@@ -1,9 +1,10 @@
 /*
  * Runs the cells of a sweep on one coordinator: every prompt with the cell's plan, up to the logits behind
- * its last token. What a cell has in common with the clean run is not computed again: the engine starts rows
- * where the plan begins to act, and a prompt of which no processed row reaches a `routed` or `post_gate`
- * cell's expert has the clean result itself (the clean routes tell). Either way the numbers are bit for bit
- * those of a request that carries the same plan.
+ * its last token. What a cell has in common with the clean run is not computed again: a prompt of which no
+ * processed row reaches a `routed` or `post_gate` cell's expert has the clean result itself (the clean routes
+ * tell), rows start where the plan begins to act or, if it acts behind the attention of one layer, above that
+ * layer (clean_layer.h). What the prompts of a cell have in common is computed once. Either way the numbers
+ * are bit for bit those of a request that carries the same plan.
  */
 #ifndef COX_CLI_CELL_RUNNER_H
 #define COX_CLI_CELL_RUNNER_H
@@ -25,6 +26,8 @@ typedef struct cox_cell_question {
     int32_t n_sets;
     const uint8_t *first_tokens; /* [vocab_size] what cox_log_odds calls T */
     bool wants_digests;
+    bool is_plain; /* nothing of the above: every prompt's rows are computed by themselves, as a batch of
+                      requests would without a cache; for comparison */
 } cox_cell_question;
 
 /* What came out, by set and prompt, all sets in a row. */
@@ -64,6 +67,18 @@ int32_t cox_cell_runner_n_running(const cox_cell_runner *runner);
  * of on_result. */
 typedef cox_status cox_cell_function(void *context, const cox_cell_result *result);
 cox_status cox_cell_runner_step(cox_cell_runner *runner, cox_cell_function *on_result, void *context);
+
+/* Where cells were spared work, in rows times layers. */
+typedef struct cox_cell_savings {
+    uint64_t whole;       /* all tokens through all layers, of all cells */
+    uint64_t idle;        /* of prompts that had the clean result */
+    uint64_t before;      /* of the others, positions before the first that the cell touches */
+    uint64_t below;       /* and behind it, layers up to the one it acts in */
+    uint64_t shared;      /* and above, rows of a prompt that begins in the same way */
+    uint64_t computed;    /* the rest, and: */
+    uint64_t computed_kv; /* of these, only keys and values in the last layer */
+} cox_cell_savings;
+cox_cell_savings cox_cell_runner_savings(const cox_cell_runner *runner);
 
 const cox_counters *cox_cell_runner_counters(const cox_cell_runner *runner);
 

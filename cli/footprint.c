@@ -18,6 +18,8 @@ static const uint64_t BASE_ALONE_BYTES = (uint64_t)9 << 20, BASE_MPI_BYTES = (ui
 static const uint64_t BASE_PEER_BYTES = (uint64_t)3 << 18;
 static const int32_t MOST_PEERS = 64;
 static const double TOKENIZER_FACTOR = 2.5;
+/* Of a step of a sweep. */
+enum { SWEEP_ROWS = 2048, SWEEP_SEQUENCES = 1024 };
 
 cox_status cox_layout_make(cox_layout *layout, const cox_options *options, int32_t size, int32_t n_threads)
 {
@@ -49,6 +51,10 @@ cox_engine_options cox_run_engine_options(const cox_options *options, int32_t si
 {
     cox_engine_options engine = cox_engine_options_defaults();
     engine.prefill_chunk = (int32_t)options->prefill_chunk;
+    if (options->command == COX_COMMAND_SWEEP || options->has_sweep_bench) { /* many short prompts */
+        engine.max_rows = SWEEP_ROWS;
+        engine.max_sequences = SWEEP_SEQUENCES;
+    }
     if (engine.max_rows < engine.prefill_chunk) engine.max_rows = engine.prefill_chunk;
     engine.n_slots = options->micro_batches ? (int32_t)options->micro_batches : size > 1 ? 2 : 1;
     engine.kv_bytes = options->kv_memory_bytes;

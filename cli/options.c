@@ -66,9 +66,10 @@ static const struct {
      "Shows what a sweep found as one HTML page that needs no network: maps, curves, controls, answers "
      "before "
      "and after, all parameters."},
-    {COX_COMMAND_BENCH, "bench", "--model DIR --steer-mix [--ranks N]",
+    {COX_COMMAND_BENCH, "bench",
+     "--model DIR --steer-mix | --sweep --grid FILE --a FILE --b FILE --rules FILE",
      "Measures tokens per second of one batch without steering, and with a plan of its own for every "
-     "request."},
+     "request; or the cells of a sweep, beside some of them one by one."},
 };
 
 typedef enum kind { FLAG, INTEGER, NUMBER, TEXT_VALUE, TEXTS, CHOICE, BYTES } kind;
@@ -266,8 +267,18 @@ static const option_row table[] = {
     {"--logits-digest", TEXT | SWEEP, FLAG, AT(wants_digest), NULL, 0, 0, false,
      "SHA-256 over the f32 logits of each sampled position"},
     {"--steer-mix", BENCH, FLAG, AT(has_steer_mix), NULL, 0, 0, false,
-     "unsteered, residual plans, single-expert routed plans, in turns; needed: there is no other benchmark "
-     "yet"},
+     "unsteered, residual plans, single-expert routed plans, in turns"},
+    {"--sweep", BENCH, FLAG, AT(has_sweep_bench), NULL, 0, 0, false,
+     "all cells of a grid as a sweep runs them, in turns with random cells that are run one by one"},
+    {"--grid", BENCH, TEXT_VALUE, AT(grid), "FILE", 0, 0, false, "of --sweep (docs/formats.md, grids)"},
+    {"--a", BENCH, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, false, "of --sweep: as in sweep"},
+    {"--b", BENCH, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, false, "likewise"},
+    {"--neutral", BENCH, TEXT_VALUE, AT(neutral), "FILE", 0, 0, false, "likewise"},
+    {"--rules", BENCH, TEXT_VALUE, AT(rules), "FILE", 0, 0, false, "likewise"},
+    {"--limit", BENCH, INTEGER, AT(limit), "N", 1, INT32_MAX, false,
+     "of --sweep: only the first N prompts of each file"},
+    {"--cells", BENCH, INTEGER, AT(n_cells), "N", 2, 1 << 20, false,
+     "of --sweep: random cells that are run one by one (default 100)"},
     {"--requests", BENCH, INTEGER, AT(n_requests), "N", 1, 1 << 16, false,
      "requests of the batch, each with a plan of its own (default 256)"},
     {"--prompt-tokens", BENCH, INTEGER, AT(n_prompt_tokens), "N", 1, 1 << 24, false,
@@ -369,6 +380,7 @@ void cox_options_defaults(cox_options *options, cox_command command)
                              .n_prompt_tokens = 32,
                              .n_new_tokens = 32,
                              .n_rounds = 9,
+                             .n_cells = 100,
                              .relative_norm = 0.1,
                              .progress = "auto"};
 }

@@ -79,7 +79,8 @@ typedef struct cox_options {
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
     const char *progress;
     /* bench */
-    bool has_steer_mix;
+    bool has_steer_mix, has_sweep_bench;
+    int64_t n_cells; /* of a sweep, to be run one by one */
     int64_t n_requests, n_prompt_tokens, n_new_tokens, n_rounds;
     double relative_norm;
 } cox_options;

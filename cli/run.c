@@ -306,6 +306,8 @@ static void add_counters(cox_counters *sum, const cox_counters *more)
     sum->rows_restarted += more->rows_restarted;
     sum->layer_rows += more->layer_rows;
     sum->layer_rows_saved += more->layer_rows_saved;
+    sum->layer_rows_shared += more->layer_rows_shared;
+    sum->layer_rows_kv += more->layer_rows_kv;
     sum->bytes_sent += more->bytes_sent;
     sum->bytes_received += more->bytes_received;
     sum->compute_s += more->compute_s;

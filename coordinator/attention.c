@@ -14,7 +14,9 @@ static void clamp(float *x, size_t n, float limit)
     for (size_t i = 0; i < n; i++) x[i] = fmaxf(-limit, fminf(limit, x[i]));
 }
 
-static void project_qkv(cox_engine *engine, const cox_layer_weights *w, int32_t n_rows)
+/* Keys and values, and with has_q queries, of normed rows. */
+static void project_qkv(cox_engine *engine, const cox_layer_weights *w, int32_t n_rows, bool has_kv,
+                        bool has_q)
 {
     const cox_model *model = engine->model;
     size_t q_width = (size_t)model->n_heads * (size_t)model->head_dim;
@@ -26,10 +28,13 @@ static void project_qkv(cox_engine *engine, const cox_layer_weights *w, int32_t 
                         .n_rows = n_rows,
                         .w = &w->q,
                         .bias = w->q_bias};
-    cox_matmul_job k = q, v = q;
+    cox_matmul_job k = q, v = q, jobs[3];
+    int32_t n_jobs = 0;
     k.y = engine->k, k.y_stride = kv_width, k.w = &w->k, k.bias = w->k_bias;
     v.y = engine->v, v.y_stride = kv_width, v.w = &w->v, v.bias = w->v_bias;
-    cox_matmul(engine->kernels, (cox_matmul_job[]){q, k, v}, 3, engine->matmul_scratch);
+    if (has_q) jobs[n_jobs++] = q;
+    if (has_kv) jobs[n_jobs++] = k, jobs[n_jobs++] = v;
+    cox_matmul(engine->kernels, jobs, n_jobs, engine->matmul_scratch);
 }
 
 /* q/k norm, clip and rotary embedding of a row's n heads [n, head_dim], in place. */
@@ -51,26 +56,31 @@ static void finish_heads(const cox_engine *engine, float *x, int32_t n, const fl
     }
 }
 
-/* Block of a row's position in a layer, and the offset of the position within one head of the block. */
-static float *kv_block(const cox_engine *engine, int32_t layer, int32_t row, size_t *offset)
+/* Block of a position in a layer, and the offset of the position within one head of the block. */
+static float *kv_block(const cox_engine *engine, int32_t layer, const cox_kv_table *table, int32_t position,
+                       size_t *offset)
 {
-    const cox_kv_table *table = &engine->batch.sequences[row]->table;
-    int32_t position = engine->batch.positions[row];
     int32_t block =
         table->blocks[(size_t)layer * (size_t)table->max_pages + (size_t)(position / COX_KV_BLOCK)];
     *offset = (size_t)(position % COX_KV_BLOCK) * (size_t)engine->model->head_dim;
     return cox_kv_pool(engine->kv) + (size_t)block * 2 * cox_kv_v_offset(engine->kv);
 }
 
+/* For the row's sequence, and for those that share the row. */
 static void store_kv(const cox_engine *engine, int32_t layer, int32_t row, const float *k, const float *v)
 {
     size_t head_dim = (size_t)engine->model->head_dim, offset;
-    float *block = kv_block(engine, layer, row, &offset);
-    for (int32_t h = 0; h < engine->model->n_kv_heads; h++) {
-        float *key = block + (size_t)h * COX_KV_BLOCK * head_dim + offset;
-        memcpy(key, k + (size_t)h * head_dim, head_dim * sizeof(float));
-        memcpy(key + cox_kv_v_offset(engine->kv), v + (size_t)h * head_dim, head_dim * sizeof(float));
-    }
+    int32_t position = engine->batch.positions[row];
+    const cox__sequence *s = engine->batch.sequences[row];
+    do {
+        float *block = kv_block(engine, layer, &s->table, position, &offset);
+        for (int32_t h = 0; h < engine->model->n_kv_heads; h++) {
+            float *key = block + (size_t)h * COX_KV_BLOCK * head_dim + offset;
+            memcpy(key, k + (size_t)h * head_dim, head_dim * sizeof(float));
+            memcpy(key + cox_kv_v_offset(engine->kv), v + (size_t)h * head_dim, head_dim * sizeof(float));
+        }
+        s = s->follower;
+    } while (s && s->n_shared > position);
 }
 
 static void make_jobs(cox_engine *engine, const cox_layer_weights *w, int32_t layer, int32_t row, int32_t i)
@@ -101,13 +111,12 @@ static void make_jobs(cox_engine *engine, const cox_layer_weights *w, int32_t la
     }
 }
 
-/* In the last layer: the slot's rows close up over those that have nothing left to do. Returns how many are
- * left. */
+/* In the last layer: the slot's rows, with keys and values done, close up over those that have nothing left
+ * to do. Returns how many are left. */
 static int32_t drop_idle(cox_engine *engine, cox__slot *slot)
 {
     cox__batch *batch = &engine->batch;
-    size_t d_model = (size_t)engine->model->d_model;
-    size_t q_width = (size_t)engine->model->n_heads * (size_t)engine->model->head_dim;
+    size_t d_model = (size_t)engine->model->d_model, half = (size_t)engine->model->rope.n_rot / 2;
     int32_t kept = slot->first, end = slot->end;
     for (int32_t row = slot->first; row < end; row++) {
         if (batch->is_idle[row]) continue;
@@ -115,8 +124,10 @@ static int32_t drop_idle(cox_engine *engine, cox__slot *slot)
         batch->moved[row] = to;
         if (to == row) continue;
         memcpy(engine->x + (size_t)to * d_model, engine->x + (size_t)row * d_model, d_model * sizeof(float));
-        memcpy(engine->q + (size_t)(to - slot->first) * q_width,
-               engine->q + (size_t)(row - slot->first) * q_width, q_width * sizeof(float));
+        memcpy(engine->normed + (size_t)(to - slot->first) * engine->row_width,
+               engine->normed + (size_t)(row - slot->first) * engine->row_width, d_model * sizeof(float));
+        memcpy(engine->cosine + (size_t)to * half, engine->cosine + (size_t)row * half, half * sizeof(float));
+        memcpy(engine->sine + (size_t)to * half, engine->sine + (size_t)row * half, half * sizeof(float));
         batch->positions[to] = batch->positions[row];
         batch->sequences[to] = batch->sequences[row];
         batch->starts[to] = batch->starts[row];
@@ -126,6 +137,7 @@ static int32_t drop_idle(cox_engine *engine, cox__slot *slot)
         int32_t row = batch->logit_rows[i];
         if (row >= slot->first && row < end) batch->logit_rows[i] = batch->moved[row];
     }
+    engine->counters.layer_rows_kv += (uint64_t)(end - kept);
     slot->end = kept;
     return kept - slot->first;
 }
@@ -146,21 +158,27 @@ void cox__attention(cox_engine *engine, int32_t layer, cox__slot *slot)
         cox_rms_norm(engine->kernels, engine->normed + (size_t)i * engine->row_width, x + (size_t)i * d_model,
                      w->input_norm, model->d_model, model->rms_eps);
     }
-    project_qkv(engine, w, n_rows);
+    bool drops = layer == model->n_layers - 1 && engine->batch.has_idle;
+    project_qkv(engine, w, n_rows, true, !drops);
 #pragma omp parallel for schedule(static) if (n_rows >= 4)
     for (int32_t i = 0; i < n_rows; i++) {
         int32_t row = slot->first + i;
         const float *cosine = engine->cosine + (size_t)row * half, *sine = engine->sine + (size_t)row * half;
         float *k = engine->k + (size_t)i * kv_width, *v = engine->v + (size_t)i * kv_width;
-        finish_heads(engine, engine->q + (size_t)i * q_width, model->n_heads, w->q_norm, cosine, sine);
         finish_heads(engine, k, model->n_kv_heads, w->k_norm, cosine, sine);
         if (model->clip_qkv > 0) clamp(v, kv_width, model->clip_qkv);
         store_kv(engine, layer, row, k, v);
     }
-    if (layer == model->n_layers - 1 && engine->batch.has_idle) n_rows = drop_idle(engine, slot);
-#pragma omp parallel for schedule(static) if (n_rows >= 16)
-    for (int32_t i = 0; i < n_rows; i++) make_jobs(engine, w, layer, slot->first + i, i);
+    if (drops) n_rows = drop_idle(engine, slot);
     if (n_rows == 0) return;
+    if (drops) project_qkv(engine, w, n_rows, false, true);
+#pragma omp parallel for schedule(static) if (n_rows >= 4)
+    for (int32_t i = 0; i < n_rows; i++) {
+        size_t row = (size_t)(slot->first + i);
+        finish_heads(engine, engine->q + (size_t)i * q_width, model->n_heads, w->q_norm,
+                     engine->cosine + row * half, engine->sine + row * half);
+        make_jobs(engine, w, layer, slot->first + i, i);
+    }
     cox_attention(engine->kernels, engine->attention_jobs, n_rows * model->n_kv_heads);
     cox_matmul_job o = {.y = engine->projected,
                         .y_stride = d_model,

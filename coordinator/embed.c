@@ -3,7 +3,8 @@
 
 #include "coordinator/internal.h"
 
-/* A row at the entry of its first layer: its token's embedding, or what a clean sequence has left there. */
+/* A row at the entry of its first layer: its token's embedding, what a clean sequence has left there, or what
+ * the caller knows. */
 static void load_row(cox_engine *engine, int32_t i)
 {
     const cox__batch *batch = &engine->batch;
@@ -12,6 +13,8 @@ static void load_row(cox_engine *engine, int32_t i)
     float *x = engine->x + (size_t)i * d_model;
     if (batch->starts[i] == 0) {
         cox_matrix_row(&engine->trunk->embed, s->tokens[batch->positions[i]], x);
+    } else if (cox_kv_is_entry(&s->table, batch->positions[i], batch->starts[i])) {
+        engine->events.on_entry(engine->events.context, s->request.id, batch->positions[i], x);
     } else {
         memcpy(x, cox_kv_residual(engine->kv, &s->table, batch->positions[i], batch->starts[i]),
                d_model * sizeof *x);
@@ -30,23 +33,48 @@ void cox__keep(cox_engine *engine, int32_t layer, const cox__slot *slot)
     }
 }
 
+static void rotary_angles(const cox_engine *engine, int32_t position, float *cosine, float *sine)
+{
+    const cox_rope_config *rope = &engine->model->rope;
+    for (int32_t j = 0; j < rope->n_rot / 2; j++) {
+        float angle = (float)position * rope->inv_freq[j]; /* rounded to f32, as transformers */
+        double s, c;
+        cox_sincos_f64((double)angle, &s, &c);
+        cosine[j] = (float)c * rope->attention_factor;
+        sine[j] = (float)s * rope->attention_factor;
+    }
+}
+
+/* Of all positions up to the batch's last one that there is room for. */
+static void extend_rotary(cox_engine *engine)
+{
+    int32_t end = engine->n_rotary_known;
+    size_t half = (size_t)engine->model->rope.n_rot / 2;
+    for (int32_t i = 0; i < engine->batch.n_rows; i++) {
+        int32_t position = engine->batch.positions[i];
+        if (position < engine->n_rotary && position >= end) end = position + 1;
+    }
+    for (int32_t *n = &engine->n_rotary_known; *n < end; ++*n) {
+        float *table = engine->rotary + (size_t)*n * 2 * half;
+        rotary_angles(engine, *n, table, table + half);
+    }
+}
+
 void cox__embed(cox_engine *engine)
 {
-    const cox_model *model = engine->model;
     const cox__batch *batch = &engine->batch;
-    int32_t half = model->rope.n_rot / 2;
+    size_t half = (size_t)engine->model->rope.n_rot / 2;
+    extend_rotary(engine);
 #pragma omp parallel for schedule(static) if (batch->n_rows >= 16)
     for (int32_t i = 0; i < batch->n_rows; i++) {
         load_row(engine, i);
-        float *cosine = engine->cosine + (size_t)i * (size_t)half,
-              *sine = engine->sine + (size_t)i * (size_t)half;
-        for (int32_t j = 0; j < half; j++) {
-            float angle =
-                (float)batch->positions[i] * model->rope.inv_freq[j]; /* rounded to f32, as transformers */
-            double s, c;
-            cox_sincos_f64((double)angle, &s, &c);
-            cosine[j] = (float)c * model->rope.attention_factor;
-            sine[j] = (float)s * model->rope.attention_factor;
+        float *cosine = engine->cosine + (size_t)i * half, *sine = engine->sine + (size_t)i * half;
+        if (batch->positions[i] < engine->n_rotary) {
+            const float *table = engine->rotary + (size_t)batch->positions[i] * 2 * half;
+            memcpy(cosine, table, half * sizeof *cosine);
+            memcpy(sine, table + half, half * sizeof *sine);
+        } else {
+            rotary_angles(engine, batch->positions[i], cosine, sine);
         }
     }
 }

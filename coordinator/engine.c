@@ -24,6 +24,8 @@ cox_engine_options cox_engine_options_defaults(void)
                                 .residual_bytes = COX_RESIDUAL_AUTO};
 }
 
+enum { MOST_ROTARY = 8192 }; /* positions whose angles are remembered */
+
 static cox_status check_options(const cox_engine_options *o)
 {
     if (o->max_rows < 1 || o->max_rows > 1 << 16) {
@@ -131,6 +133,8 @@ static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, b
     e->x = TAKE(rows * d_model, f32);
     e->cosine = TAKE(rows * half, f32);
     e->sine = TAKE(rows * half, f32);
+    e->n_rotary = model->max_positions < MOST_ROTARY ? model->max_positions : MOST_ROTARY;
+    e->rotary = TAKE((size_t)e->n_rotary * 2 * half, f32);
     e->normed = TAKE(head_rows * e->row_width, f32);
     e->q = TAKE(slot_rows * q_width, f32);
     e->heads = TAKE(slot_rows * q_width, f32);
@@ -266,6 +270,10 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
     }
     if (request->wants_routes && !engine->events.on_routes) {
         return cox_fail(COX_INVALID, "routes are wanted, but nobody listens to them");
+    }
+    if (request->knows_entry && (!engine->events.on_entry || request->max_tokens > 0)) {
+        return cox_fail(COX_INVALID, "rows are known to the caller, but nobody tells them, or there are "
+                                     "generated ones too");
     }
     for (int32_t l = 0; request->observation && l < model->n_layers; l++) {
         unsigned sites = request->observation->sites[l];

@@ -83,8 +83,15 @@ typedef struct cox_sequence_request {
                              with 0 are not touched (their routes are known). They are not computed in it */
     bool skips_idle_rows; /* rows whose logits nobody wants end with the last layer's keys and values: what a
                              plan would do to them there reaches nothing and is not counted */
-    bool wants_logits;    /* on_logits for every computed position of the prompt, and every sampled one ... */
-    int32_t logits_from;  /* ... from this position on */
+    bool shares_rows;  /* rows that it has in common with the sequence that was submitted before it (the same
+                          tokens up to there under the same plan) are computed once when both begin in the same
+                          step. Both must want it, and skips_idle_rows: what the plan does to shared rows is
+                         counted in the first only */
+    bool knows_entry;  /* the caller knows (on_entry) what its plan makes of the prompt's rows up to the entry
+                          of the layer above the plan's first one, the only one that it acts in, not before the
+                          layer's keys and values. Without generated tokens */
+    bool wants_logits; /* on_logits for every computed position of the prompt, and every sampled one ... */
+    int32_t logits_from; /* ... from this position on */
 } cox_sequence_request;
 
 typedef struct cox_sequence_result {
@@ -115,6 +122,9 @@ typedef struct cox_engine_events {
      * layer in ascending positions, of one position in ascending experts. May be NULL. */
     void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
                     int32_t position, const float *h);
+    /* [out] x f32 [d_model]: the row at `position` of a request with knows_entry, as the layer above its
+     * plan's gets it (above the last one: the final norm). Called by several threads at once. May be NULL. */
+    void (*on_entry)(void *context, uint64_t id, int32_t position, float *x);
     void (*on_done)(void *context, uint64_t id, const cox_sequence_result *result);
 } cox_engine_events;
 

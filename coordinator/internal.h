@@ -17,10 +17,12 @@ typedef struct cox__sequence {
     cox_sequence_request request; /* .prompt is NULL: tokens below holds it */
     int32_t *tokens;              /* [n_limit] prompt, then generated ids */
     int32_t n_tokens;
-    int32_t n_limit;     /* most tokens, prompt included, that this sequence may have */
-    int32_t n_computed;  /* positions below have their KV in the table */
-    int32_t n_scheduled; /* rows of the current step */
-    int32_t n_reported;  /* positions below have had their logits reported */
+    int32_t n_limit;                /* most tokens, prompt included, that this sequence may have */
+    int32_t n_computed;             /* positions below have their KV in the table */
+    int32_t n_scheduled;            /* rows of the current step */
+    int32_t n_shared;               /* of these, rows at positions below are those of the sequence before */
+    struct cox__sequence *follower; /* that sequence's next one, which shares rows; NULL: none */
+    int32_t n_reported;             /* positions below have had their logits reported */
     int32_t n_cached;
     int32_t n_noted;         /* rows below have been counted from notes of borrowed pages */
     int32_t n_counted;       /* rows below have been counted before their KV was given up */
@@ -96,8 +98,10 @@ struct cox_engine {
     int32_t n_plans_made;
 
     /* buffers of a step, f32 */
-    float *x;                          /* [max_rows, d_model] residual stream */
-    float *cosine, *sine;              /* [max_rows, n_rot/2] */
+    float *x;             /* [max_rows, d_model] residual stream */
+    float *cosine, *sine; /* [max_rows, n_rot/2] */
+    float *rotary;        /* [n_rotary, 2, n_rot/2] cosine and sine by position, as they come up */
+    int32_t n_rotary, n_rotary_known;
     float *normed;                     /* [slot_rows, row_width] */
     float *q, *heads;                  /* [slot_rows, n_heads*head_dim] queries; attention output before o */
     float *k, *v;                      /* [slot_rows, n_kv_heads*head_dim] */

@@ -129,19 +129,36 @@ static bool is_writable(const cox_kv_table *table, int32_t page, int32_t layer)
            *cox__table_block(table, layer, page) >= 0;
 }
 
-static void copy_known(cox_kv_cache *cache, const cox_kv_table *table, int32_t page, int32_t from, int32_t to)
+/* Of the n first positions of a page. */
+static void copy_known(cox_kv_cache *cache, int32_t n, int32_t from, int32_t to)
 {
     size_t head = COX_KV_BLOCK * (size_t)cache->shape.head_dim;
-    int32_t n = table->n_matched - page * COX_KV_BLOCK;
-    size_t known = (size_t)(n < COX_KV_BLOCK ? n : COX_KV_BLOCK) * (size_t)cache->shape.head_dim;
+    size_t known = (size_t)n * (size_t)cache->shape.head_dim;
     const float *in = cache->pool + (size_t)from * cache->block_floats;
     float *out = cache->pool + (size_t)to * cache->block_floats;
     for (int32_t h = 0; h < 2 * cache->shape.n_kv_heads; h++)
         memcpy(out + (size_t)h * head, in + (size_t)h * head, known * sizeof *out);
 }
 
-/* From the highest layer down, so that "borrowed below" holds at every moment. */
-static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page, int32_t from)
+/* Positions of a page, from its first, whose known keys and values its rows first <= p < end leave in place
+ * in some layer that others of them compute. */
+static int32_t n_left_known(cox_kv_cache *cache, const cox_kv_table *table, int32_t page, int32_t first,
+                            int32_t end)
+{
+    int32_t from = page * COX_KV_BLOCK, to = from + COX_KV_BLOCK;
+    if (to > table->n_matched) to = table->n_matched;
+    if (to <= from) return 0;
+    bool is_even = end >= to;
+    for (int32_t p = from > first ? from : first; p + 1 < to && is_even; p++)
+        is_even = cox_kv_start(cache, table, p) == cox_kv_start(cache, table, p + 1);
+    if (!is_even) return to - from;
+    return first > from ? first - from : 0;
+}
+
+/* n_known: positions to be taken over from a borrowed block. From the highest layer down, so that "borrowed
+ * below" holds at every moment. */
+static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page, int32_t from,
+                          int32_t n_known)
 {
     if (page == table->n_pages) {
         for (int32_t l = 0; l < cache->shape.n_layers; l++) *cox__table_block(table, l, page) = -1;
@@ -158,7 +175,7 @@ static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page
         *place = cache->free_blocks[--cache->n_free_blocks];
         cox__block_use(cache, *place);
         if (old < 0) continue;
-        copy_known(cache, table, page, old, *place);
+        copy_known(cache, n_known, old, *place);
         cox__block_unuse(cache, old);
         table->pages[page].n_borrowed = l;
     }
@@ -176,7 +193,9 @@ bool cox_kv_reserve(cox_kv_cache *cache, cox_kv_table *table, int32_t first, int
     }
     if (n_wanted > cache->n_free_blocks + cache->n_idle_blocks) return false;
     for (int32_t page = first_page; page < end_page; page++) {
-        if (!make_writable(cache, table, page, first_layer(cache, table, page, first, end))) return false;
+        if (!make_writable(cache, table, page, first_layer(cache, table, page, first, end),
+                           n_left_known(cache, table, page, first, end)))
+            return false;
     }
     return true;
 }

@@ -75,7 +75,9 @@ typedef struct cox_kv_table {
     cox_kv_note **notes; /* [max_pages] of the sequence's steered pages, told with them; NULL: none */
     bool needs_notes;    /* steered pages are borrowed with a note of the plan only */
     uint64_t plan;
-    int32_t n_ready;          /* positions below needed no row when the table was matched, but for n_most */
+    int32_t n_ready; /* positions below needed no row when the table was matched, but for n_most */
+    bool has_entry; /* the owner has the rows from n_clean_positions on at the entry of layer n_clean_layers +
+                       1, and no use for telling the index of them */
     bool starts_at_embedding; /* rows that are computed go through all layers */
     bool is_private;          /* shares nothing, neither way */
     int32_t n_matched;        /* positions below are known to the index */
@@ -100,9 +102,11 @@ int32_t cox_kv_match(cox_kv_cache *cache, cox_kv_table *table, const int32_t *to
                      int32_t n_most);
 
 /* The layer, 0..n_layers, at which the row of a position starts: cox_kv_residual has its residual at the
- * entry of that layer (n_layers: of the final norm). 0: at the embedding. Does not change between
- * cox_kv_begin_step and the step's last use of the row. */
+ * entry of that layer (n_layers: of the final norm), or the table's owner if cox_kv_is_entry. 0: at the
+ * embedding. Does not change between cox_kv_begin_step and the step's last use of the row. */
 int32_t cox_kv_start(cox_kv_cache *cache, const cox_kv_table *table, int32_t position);
+/* start: what cox_kv_start says. */
+bool cox_kv_is_entry(const cox_kv_table *table, int32_t position, int32_t start);
 /* f32 [d_model]; layer = cox_kv_start(...) > 0. */
 const float *cox_kv_residual(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
                              int32_t layer);

@@ -330,7 +330,7 @@ static void move(cox_kv_cache *cache, int32_t *held, int32_t entry)
 void cox_kv_index(cox_kv_cache *cache, cox_kv_table *table, const int32_t *tokens, int32_t n_computed,
                   int32_t n_prompt)
 {
-    if (!cache->shape.has_prefix_reuse || table->is_private) return;
+    if (!cache->shape.has_prefix_reuse || table->is_private || table->has_entry) return;
     while ((table->n_indexed + 1) * COX_KV_BLOCK <= n_computed) {
         uint64_t effect = table->pages[table->n_indexed].effect;
         int32_t clean = tell_clean(cache, table, tokens, COX_KV_BLOCK);

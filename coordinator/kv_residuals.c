@@ -66,8 +66,17 @@ static int32_t stored(const cox_kv_cache *cache, const cox_kv_table *table, int3
     return entry >= 0 ? cache->entries[entry].residuals : -1;
 }
 
+bool cox_kv_is_entry(const cox_kv_table *table, int32_t position, int32_t start)
+{
+    return table->has_entry && position >= table->n_clean_positions && start == table->n_clean_layers + 1;
+}
+
 int32_t cox_kv_start(cox_kv_cache *cache, const cox_kv_table *table, int32_t position)
 {
+    int32_t entry = table->n_clean_layers + 1;
+    if (cox_kv_is_entry(table, position, entry) && position < table->n_matched &&
+        table->pages[position / COX_KV_BLOCK].n_known >= entry && !table->starts_at_embedding)
+        return entry;
     int32_t r = stored(cache, table, position), i = position % COX_KV_BLOCK;
     if (r < 0 || table->starts_at_embedding) return 0;
     cox__residuals *page = &cache->residuals[r];
@@ -144,7 +153,7 @@ static int32_t begin_filling(cox_kv_cache *cache, const cox_kv_table *table, int
 bool cox_kv_keeps(cox_kv_cache *cache, cox_kv_table *table, int32_t position, int32_t n_prompt)
 {
     if (cache->shape.n_residuals == 0 || !cache->shape.has_prefix_reuse || table->is_private ||
-        position >= n_prompt) {
+        table->has_entry || position >= n_prompt) {
         return false;
     }
     cox_kv_page *page = &table->pages[position / COX_KV_BLOCK];

@@ -98,16 +98,91 @@ static int32_t start(cox_engine *engine, cox__sequence *sequence, int32_t room)
     return 0;
 }
 
-/* Moves the first waiting sequence to the running ones if its first chunk fits; returns its rows or 0. */
-static int32_t admit(cox_engine *engine, int32_t room)
+/* Where the positions of an intervention begin to differ in two sequences. */
+static int32_t scopes_part(const cox_intervention *v, int32_t n_prompt, int32_t n_prompt_2)
+{
+    int32_t from, to, from_2, to_2;
+    cox_positions_resolve(&v->positions, n_prompt, &from, &to);
+    cox_positions_resolve(&v->positions, n_prompt_2, &from_2, &to_2);
+    if (from != from_2) return from < from_2 ? from : from_2;
+    if (to != to_2) return to < to_2 ? to : to_2;
+    return INT32_MAX;
+}
+
+/* Positions below which the rows that `s` has scheduled are those of `before`, scheduled in the same step:
+ * the same tokens up to there under the same plan, started at the same layers. */
+static int32_t n_shared_positions(const cox_engine *engine, const cox__sequence *before,
+                                  const cox__sequence *s)
+{
+    const cox_sequence_request *request = &s->request;
+    if (!request->shares_rows || !before->request.shares_rows || !request->skips_idle_rows ||
+        request->wants_routes || request->observation || before->steering != s->steering ||
+        before->n_computed != s->n_computed)
+        return 0;
+    int32_t end = before->n_computed + before->n_scheduled, n = 0;
+    if (end > s->n_computed + s->n_scheduled) end = s->n_computed + s->n_scheduled;
+    if (end > s->n_tokens - 1) end = s->n_tokens - 1;
+    if (request->wants_logits && end > s->n_reported) end = s->n_reported;
+    for (int32_t i = 0; s->steering && i < s->steering->plan->n; i++) {
+        int32_t same =
+            scopes_part(&s->steering->plan->interventions[i], before->request.n_prompt, request->n_prompt);
+        if (end > same) end = same;
+    }
+    while (n < end && s->tokens[n] == before->tokens[n] &&
+           (n < s->n_computed ||
+            cox_kv_start(engine->kv, &s->table, n) == cox_kv_start(engine->kv, &before->table, n)))
+        n++;
+    return n;
+}
+
+/* Lets a sequence that is being admitted share the rows at positions below `end` with the one before it. */
+static void share(cox_engine *engine, cox__sequence *before, cox__sequence *s, int32_t end)
+{
+    s->n_shared = end;
+    before->follower = s;
+    for (int32_t p = s->n_computed; p < end; p++) {
+        uint64_t start = (uint64_t)cox_kv_start(engine->kv, &s->table, p);
+        engine->counters.layer_rows_saved += (uint64_t)engine->model->n_layers;
+        engine->counters.layer_rows_shared += (uint64_t)engine->model->n_layers - start;
+    }
+}
+
+/* Starts the sequence with `before` admitted in the same step: a whole chunk, or it waits for the next step,
+ * because what is cut off shares nothing. [out] *n_shared: positions below are those of
+ * `before`. Returns its rows, shared ones included, or 0. */
+static int32_t start_sharing(cox_engine *engine, const cox__sequence *before, cox__sequence *sequence,
+                             int32_t room, int32_t *n_shared)
+{
+    int32_t n = start(engine, sequence, room + before->n_tokens);
+    if (n == 0) return 0;
+    sequence->n_scheduled = n;
+    *n_shared = n_shared_positions(engine, before, sequence);
+    if (*n_shared < sequence->n_computed) *n_shared = sequence->n_computed;
+    int32_t n_own = sequence->n_computed + n - *n_shared;
+    bool is_cut = n < sequence->n_tokens - sequence->n_computed && n < engine->options.prefill_chunk;
+    if (n_own <= room && !is_cut) return n;
+    cox_kv_release(engine->kv, &sequence->table);
+    sequence->n_computed = sequence->n_scheduled = 0;
+    return 0;
+}
+
+/* Moves the first waiting sequence to the running ones if its first chunk fits; before: the one that was
+ * admitted before it in this step, or NULL. [out] *n_own: rows that it takes of the step's. Returns it, or
+ * NULL. */
+static cox__sequence *admit(cox_engine *engine, cox__sequence *before, int32_t room, int32_t *n_own)
 {
     cox__sequence *sequence = engine->waiting;
-    int32_t n = start(engine, sequence, room);
+    int32_t n_shared = 0, n;
+    if (before && sequence->request.shares_rows && before->request.shares_rows) {
+        n = start_sharing(engine, before, sequence, room, &n_shared);
+    } else {
+        n = start(engine, sequence, room);
+    }
     if (n == 0 && engine->n_running == 0) { /* nobody will make room: it fits when it shares nothing */
         sequence->table.is_private = true;
         n = start(engine, sequence, room);
     }
-    if (n == 0) return 0;
+    if (n == 0) return NULL;
     engine->counters.layer_rows_saved += (uint64_t)sequence->n_computed * (uint64_t)engine->model->n_layers;
     cox__steer_borrow(engine, sequence);
     dequeue(engine);
@@ -115,9 +190,13 @@ static int32_t admit(cox_engine *engine, int32_t room)
         sequence->started_s = cox_now_s();
         sequence->n_cached = sequence->n_computed;
     }
-    sequence->n_scheduled = n;
+    sequence->n_scheduled = *n_own = n;
+    if (n_shared > sequence->n_computed) {
+        share(engine, before, sequence, n_shared);
+        *n_own -= n_shared - sequence->n_computed;
+    }
     engine->running[engine->n_running++] = sequence;
-    return n;
+    return sequence;
 }
 
 static void stage_rows(cox_engine *engine, cox__sequence *sequence)
@@ -127,6 +206,7 @@ static void stage_rows(cox_engine *engine, cox__sequence *sequence)
     batch->has_traces |= sequence->n_scheduled && sequence->request.wants_routes;
     batch->has_observations |= sequence->n_scheduled && sequence->request.observation;
     for (int32_t i = 0; i < sequence->n_scheduled; i++) {
+        if (sequence->n_computed + i < sequence->n_shared) continue;
         batch->staged_positions[batch->n_rows] = sequence->n_computed + i;
         batch->staged[batch->n_rows++] = sequence;
     }
@@ -196,7 +276,11 @@ void cox__schedule(cox_engine *engine)
     batch->has_idle = false;
     cox_kv_begin_step(engine->kv);
     int32_t room = engine->options.max_rows;
-    for (int32_t i = 0; i < engine->n_running; i++) engine->running[i]->n_scheduled = 0;
+    for (int32_t i = 0; i < engine->n_running; i++) {
+        engine->running[i]->n_scheduled = engine->running[i]->n_shared = 0;
+        engine->running[i]->follower = NULL;
+    }
+    cox__sequence *before = NULL; /* the last one admitted */
     /* decoding sequences first: a long prompt must not delay them */
     for (int prefill = 0; prefill <= 1; prefill++) {
         for (int32_t i = 0; i < engine->n_running && room > 0; i++) {
@@ -207,9 +291,10 @@ void cox__schedule(cox_engine *engine)
         }
     }
     while (engine->n_waiting && room > 0 && engine->n_running < engine->options.max_sequences) {
-        int32_t n = admit(engine, room);
-        if (n == 0) break;
-        room -= n;
+        int32_t n_own;
+        before = admit(engine, before, room, &n_own);
+        if (!before) break;
+        room -= n_own;
     }
     for (int32_t i = 0; i < engine->n_running; i++) stage_rows(engine, engine->running[i]);
     split_into_slots(engine);

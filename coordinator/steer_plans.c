@@ -236,6 +236,7 @@ void cox__steering_reach(const cox__steering *steering, const cox_sequence_reque
         n_untouched++;
     table->touched = request->touched;
     table->n_touched = request->touched ? request->n_prompt : 0;
+    table->has_entry = request->knows_entry;
     for (int32_t i = 0; i < steering->plan->n; i++) {
         const cox_intervention *v = &steering->plan->interventions[i];
         int32_t from, to, l = 0;

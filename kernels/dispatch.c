@@ -204,6 +204,18 @@ void cox_swiglu_clamped(const cox_kernels *kernels, float *y, const float *gate,
     kernels->swiglu_clamped(y, gate, up, n, alpha, limit);
 }
 
+void cox_exp_f64_row(double *y, const double *x, int32_t n)
+{
+    static const cox_kernels *_Atomic best; /* asking the CPU takes longer than a row */
+    const cox_kernels *set = best;
+    bool is_found;
+    if (!set) {
+        select_exact(&set, "auto", &is_found);
+        best = set;
+    }
+    set->exp_f64(y, x, n);
+}
+
 void cox_rope(const cox_kernels *kernels, float *x, const float *cosine, const float *sine, int32_t n_rot)
 {
     kernels->rope(x, cosine, sine, n_rot);

@@ -16,4 +16,15 @@
 #define COX__EXP_C4  0x1.6d4344p-10f
 #define COX__EXP_C5  0x1.a1250ep-13f
 
+/* The same in f64 (scalar_f64.c). */
+#define COX__LOG2_E_F64 0x1.71547652b82fep+0
+#define COX__LN2_HI_F64 0x1.62e42fefa2p-1 /* 40 bits */
+#define COX__LN2_LO_F64 0x1.9ef35793c7673p-41
+/* 1 / k! for k = 2..14 */
+#define COX__INVERSE_FACTORIALS                                                                     \
+    {                                                                                               \
+        1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,    \
+            1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0, 1.0 / 87178291200.0 \
+    }
+
 #endif

@@ -58,6 +58,7 @@ struct cox_kernels {
     void (*silu_mul)(float *y, const float *gate, const float *up, int32_t n);
     void (*swiglu_clamped)(float *y, const float *gate, const float *up, int32_t n, float alpha, float limit);
     void (*rope)(float *x, const float *cosine, const float *sine, int32_t n_rot);
+    void (*exp_f64)(double *y, const double *x, int32_t n);
 };
 
 extern const cox_kernels cox__kernels_ref, cox__kernels_avx2, cox__kernels_avx512, cox__kernels_avx512_simde;
@@ -86,6 +87,7 @@ void cox__silu_mul_ref(float *y, const float *gate, const float *up, int32_t n);
 void cox__swiglu_clamped_ref(float *y, const float *gate, const float *up, int32_t n, float alpha,
                              float limit);
 void cox__rope_ref(float *x, const float *cosine, const float *sine, int32_t n_rot);
+void cox__exp_f64_ref(double *y, const double *x, int32_t n);
 
 /* Columns rounded up to whole lanes, and the rows that a tile of such columns may have. */
 static inline int32_t cox__padded(int32_t n)

@@ -152,6 +152,8 @@ float cox_sigmoid(float x);
  * of f64, sincos for |x| <= 2^20. */
 void cox_sincos_f64(double x, double *sine, double *cosine);
 double cox_exp_f64(double x);
+/* y[i] = cox_exp_f64(x[i]), the same bits, many at a time by the best exact set of this CPU; y may be x. */
+void cox_exp_f64_row(double *y, const double *x, int32_t n);
 double cox_log_f64(double x);
 double cox_pow_f64(double base, double exponent); /* base > 0 */
 

@@ -85,6 +85,11 @@ void cox__rope_ref(float *x, const float *cosine, const float *sine, int32_t n_r
     }
 }
 
+void cox__exp_f64_ref(double *y, const double *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) y[i] = cox_exp_f64(x[i]);
+}
+
 const cox_kernels cox__kernels_ref = {
     .name = "reference",
     .tile_outs = COX__TILE_OUTS,
@@ -99,4 +104,5 @@ const cox_kernels cox__kernels_ref = {
     .silu_mul = cox__silu_mul_ref,
     .swiglu_clamped = cox__swiglu_clamped_ref,
     .rope = cox__rope_ref,
+    .exp_f64 = cox__exp_f64_ref,
 };

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/exp_constants.h"
 #include "kernels/kernels.h"
 
 typedef struct {
@@ -40,33 +41,21 @@ static double power_of_two(int n)
     return value;
 }
 
-static const double ln2_hi = 0x1.62e42fefa2p-1; /* 40 bits */
-static const double ln2_lo = 0x1.9ef35793c7673p-41;
+static const double ln2_hi = COX__LN2_HI_F64;
+static const double ln2_lo = COX__LN2_LO_F64;
 
 /* exp(x + y), |y| much smaller than |x|, x finite. */
 static double exp_pair(double x, double y)
 {
     if (x > 710.0) return INFINITY;
     if (x < -746.0) return 0.0;
-    double n = rint(x * 0x1.71547652b82fep+0);
+    double n = rint(x * COX__LOG2_E_F64);
     double r_hi = fma(n, -ln2_hi, x); /* exact */
     double r_lo = fma(n, -ln2_lo, y);
     pair r = fast_sum(r_hi, r_lo);
     if (fabs(r_lo) > fabs(r_hi)) r = fast_sum(r_lo, r_hi);
     double tail = 0.0; /* sum of r^k / k! for k = 2..14, over r^2 */
-    static const double inverse_factorial[] = {1.0 / 2,
-                                               1.0 / 6,
-                                               1.0 / 24,
-                                               1.0 / 120,
-                                               1.0 / 720,
-                                               1.0 / 5040,
-                                               1.0 / 40320,
-                                               1.0 / 362880,
-                                               1.0 / 3628800,
-                                               1.0 / 39916800,
-                                               1.0 / 479001600,
-                                               1.0 / 6227020800.0,
-                                               1.0 / 87178291200.0};
+    static const double inverse_factorial[] = COX__INVERSE_FACTORIALS;
     for (int k = 12; k >= 0; k--) tail = fma(tail, r.hi, inverse_factorial[k]);
     double value = 1.0 + (r.hi + fma(r.hi * r.hi, tail, fma(r.hi, r.lo, r.lo)));
     int exponent = (int)n;

@@ -9,31 +9,52 @@
 
 /* --- Logits --- */
 
-/* Over the tokens with (in_set[i] != 0) == wanted; all when in_set is NULL. */
-static double log_sum_exp_of(const float *logits, const uint8_t *in_set, bool wanted, int32_t n)
+enum { CHUNK = 128 };
+
+/* [out] result: of the tokens with in_set[i] == 0 and of those with in_set[i] != 0; NULL: none are in it. */
+static void log_sum_exps(const float *logits, const uint8_t *in_set, int32_t n, double result[2])
 {
-    double top = -INFINITY, sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        if (in_set && (in_set[i] != 0) != wanted) continue;
-        if (isnan(logits[i])) return NAN;
-        if ((double)logits[i] > top) top = (double)logits[i];
+    static const uint8_t none[CHUNK] = {0};
+    float top_in = -INFINITY, top_out = -INFINITY;
+    bool has_nan_in = false, has_nan_out = false;
+    double sum_in = 0, sum_out = 0;
+    for (int32_t i = 0; i < n; i++) { /* without branches: a vocabulary is long */
+        bool is_in = in_set && in_set[i], is_nan = isnan(logits[i]);
+        float in = is_in ? logits[i] : -INFINITY, out = is_in ? -INFINITY : logits[i];
+        has_nan_in |= is_nan & is_in, has_nan_out |= is_nan & !is_in;
+        top_in = in > top_in ? in : top_in;
+        top_out = out > top_out ? out : top_out;
     }
-    if (isinf(top)) return top;
-    for (int32_t i = 0; i < n; i++) {
-        if (in_set && (in_set[i] != 0) != wanted) continue;
-        if (!isinf(logits[i])) sum += cox_exp_f64((double)logits[i] - top);
+    for (int32_t first = 0; first < n; first += CHUNK) {
+        double x[CHUNK];
+        const uint8_t *is_in = in_set ? in_set + first : none;
+        int32_t count = n - first < CHUNK ? n - first : CHUNK;
+        for (int32_t i = 0; i < count; i++)
+            x[i] = (double)logits[first + i] - (double)(is_in[i] ? top_in : top_out);
+        cox_exp_f64_row(x, x, count);
+        for (int32_t i = 0; i < count; i++) { /* adding +0 changes no bit of these sums */
+            sum_in += is_in[i] ? x[i] : 0;
+            sum_out += is_in[i] ? 0 : x[i];
+        }
     }
-    return top + cox_log_f64(sum);
+    result[0] = isinf(top_out) ? (double)top_out : (double)top_out + cox_log_f64(sum_out);
+    result[1] = isinf(top_in) ? (double)top_in : (double)top_in + cox_log_f64(sum_in);
+    if (has_nan_out) result[0] = NAN;
+    if (has_nan_in) result[1] = NAN;
 }
 
 double cox_log_sum_exp(const float *logits, int32_t n)
 {
-    return log_sum_exp_of(logits, NULL, true, n);
+    double result[2];
+    log_sum_exps(logits, NULL, n, result);
+    return result[0];
 }
 
 double cox_log_odds_of(const float *logits, const uint8_t *in_set, int32_t n, double *whole)
 {
-    double in = log_sum_exp_of(logits, in_set, true, n), out = log_sum_exp_of(logits, in_set, false, n);
+    double parts[2];
+    log_sum_exps(logits, in_set, n, parts);
+    double in = parts[1], out = parts[0];
     double higher = in > out ? in : out, lower = in > out ? out : in;
     *whole = isinf(lower) ? higher : higher + cox_log_f64(1 + cox_exp_f64(lower - higher));
     return in - out;

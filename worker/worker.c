@@ -1,7 +1,7 @@
 /*
  * Routes come in token order and are computed in expert order: a counting sort groups them by expert,
  * the products gather rows and scatter replies, so nothing is copied. Routes are taken in pieces of at most
- * PIECE_ROUTES, which bounds the scratch and lets a keep-alive out between them. Replies are steered last
+ * n_piece, which bounds the scratch and lets a keep-alive out between them. Replies are steered last
  * (plans.c).
  */
 #include "worker/worker.h"
@@ -13,7 +13,14 @@
 #include "base/arena.h"
 #include "worker/plans.h"
 
-enum { PIECE_ROUTES = 256 };
+enum { LEAST_PIECE = 256, MOST_PIECE = 4096, PIECE_FLOATS = 1 << 18 };
+
+/* Routes of a piece: what keeps gate and up within 1 MiB each. */
+static int32_t piece_routes(const cox_model *model)
+{
+    int32_t n = PIECE_FLOATS / (model->d_expert > 0 ? model->d_expert : 1);
+    return n < LEAST_PIECE ? LEAST_PIECE : n < MOST_PIECE ? n : MOST_PIECE;
+}
 
 struct cox_worker {
     const cox_model *model;
@@ -24,10 +31,11 @@ struct cox_worker {
     int32_t *layer_offsets;   /* [n_layers+1] into experts */
     int32_t *expert_offsets;  /* [max local experts of a layer + 1]: routes of each expert in expert order */
     int32_t *next;            /* [max local experts of a layer] */
-    int32_t *route_rows;      /* [PIECE_ROUTES] row of each route of the piece, in expert order */
-    int32_t *route_replies;   /* [PIECE_ROUTES] its reply row */
-    float *gate, *up;         /* [PIECE_ROUTES, d_expert] f32 */
-    cox_matmul_job *jobs;     /* [2 * max local experts of a layer] */
+    int32_t n_piece;
+    int32_t *route_rows;    /* [n_piece] row of each route of the piece, in expert order */
+    int32_t *route_replies; /* [n_piece] its reply row */
+    float *gate, *up;       /* [n_piece, d_expert] f32 */
+    cox_matmul_job *jobs;   /* [2 * max local experts of a layer] */
     void *matmul_scratch;
     const cox_placement *placement;
     cox_worker_plans *plans;
@@ -36,14 +44,14 @@ struct cox_worker {
 static size_t matmul_bytes(const cox_model *model, const cox_kernels *kernels, int32_t n_threads)
 {
     int32_t widest = model->d_model > model->d_expert ? model->d_model : model->d_expert;
-    return cox_matmul_scratch_bytes(kernels, n_threads, widest, PIECE_ROUTES);
+    return cox_matmul_scratch_bytes(kernels, n_threads, widest, piece_routes(model));
 }
 
 size_t cox_worker_scratch_bytes(const cox_model *model, const cox_kernels *kernels, int32_t n_threads)
 {
-    size_t n_experts = (size_t)model->router.n_experts;
-    return 2 * (size_t)PIECE_ROUTES * (size_t)model->d_expert * sizeof(float) +
-           2 * n_experts * (sizeof(cox_matmul_job) + sizeof(int32_t)) + 2 * PIECE_ROUTES * sizeof(int32_t) +
+    size_t n_experts = (size_t)model->router.n_experts, piece = (size_t)piece_routes(model);
+    return 2 * piece * (size_t)model->d_expert * sizeof(float) +
+           2 * n_experts * (sizeof(cox_matmul_job) + sizeof(int32_t)) + 2 * piece * sizeof(int32_t) +
            n_experts * (size_t)model->n_layers * sizeof(cox_ffn_weights) +
            matmul_bytes(model, kernels, n_threads);
 }
@@ -52,7 +60,7 @@ static cox_status take_scratch(cox_worker *worker, int32_t n_most)
 {
     const cox_model *model = worker->model;
     cox_arena *arena = worker->arena;
-    size_t most = (size_t)n_most, pieces = PIECE_ROUTES;
+    size_t most = (size_t)n_most, pieces = (size_t)worker->n_piece;
     assert(omp_get_max_threads() <= cox_cluster_n_threads(worker->cluster)); /* scratch is per thread */
     worker->expert_offsets = cox_arena_array(arena, most + 1, sizeof(int32_t));
     worker->next = cox_arena_array(arena, most, sizeof(int32_t));
@@ -113,6 +121,7 @@ cox_status cox_worker_create(cox_worker **worker, const cox_model *model, const 
     }
     *w = (cox_worker){
         .model = model, .kernels = kernels, .cluster = cluster, .arena = arena, .placement = placement};
+    w->n_piece = piece_routes(model);
     status = load_experts(w, placement, progress, progress_context);
     if (status == COX_OK) status = cox_worker_plans_create(&w->plans, cluster, kernels, model->d_model);
     if (status != COX_OK) {
@@ -234,8 +243,8 @@ cox_status cox_worker_host(void *context, const cox_work *work)
         }
     }
     count_routes(worker, work, n_local);
-    for (int32_t start = 0; start < work->n_routes; start += PIECE_ROUTES) {
-        int32_t end = start + PIECE_ROUTES < work->n_routes ? start + PIECE_ROUTES : work->n_routes;
+    for (int32_t start = 0; start < work->n_routes; start += worker->n_piece) {
+        int32_t end = start + worker->n_piece < work->n_routes ? start + worker->n_piece : work->n_routes;
         cox_cluster_keepalive(worker->cluster, "computing experts");
         gather_piece(worker, work, n_local, start, end);
         compute_piece(worker, work, worker->experts + first, n_local, start, end);

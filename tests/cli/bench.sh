@@ -1,4 +1,6 @@
-# coxswain bench --steer-mix: what it reports, on one rank and on several; nothing about speed itself.
+# coxswain bench: --steer-mix: what it reports, on one rank and on several; --sweep: cells as a sweep runs them have the
+# bits of cells that share nothing, over sites, operations, weightings, scopes and families, with a cache that forgets,
+# and on several ranks. Nothing about speed itself.
 # shellcheck source=tests/cli/lib.sh
 source tests/cli/lib.sh
 small="--requests 6 --prompt-tokens 9 --new-tokens 4 --rounds 2"
@@ -24,6 +26,40 @@ done
 check "the same rows on any ranks" test "$(sort -u "$work/touched.txt" | wc -l)" = 1
 check "no vectors are left behind" test -z "$(ls "$TMPDIR")"
 
+# --- --sweep
+grid() { # MODEL: files of vectors and a grid with something of everything
+    "$coxswain" direction --model "$1" --a "$1/study/a-train.jsonl" --b "$1/study/b-train.jsonl" --limit 8 --force \
+        --output "$work/residual.safetensors" > /dev/null 2>&1
+    "$coxswain" direction --model "$1" --a "$1/study/a-train.jsonl" --b "$1/study/b-train.jsonl" --limit 8 --force \
+        --site expert_out --expert 0,3,5 --position=-1,-4 --output "$work/experts.safetensors" > /dev/null 2>&1
+    cat > "$work/grid.json" << 'GRID'
+{"version": 1, "blocks": [
+ {"name": "residual", "site": "resid_post", "op": "ablate", "vectors": "residual.safetensors", "layers": [1, 2],
+  "positions": ["all", {"last": 3}]},
+ {"name": "everywhere", "site": "resid_post", "op": "ablate", "vectors": "residual.safetensors", "layers": [2],
+  "apply": {"sites": ["resid_pre", "resid_mid", "resid_post"], "layers": "all"}},
+ {"name": "experts", "site": "expert_out", "vectors": "experts.safetensors", "layers": "all", "experts": [0, 3, 5],
+  "sources": [-1, -4], "weightings": ["routed", "post_gate", "soft", "unweighted"], "positions": ["all", {"last": 4},
+  {"from": 2, "to": 9}], "strengths": [-20, 0, 3]},
+ {"name": "ablated", "site": "expert_out", "op": "ablate", "vectors": "experts.safetensors", "layers": "all",
+  "experts": [3, 5], "sources": [-1], "weightings": ["routed"], "strengths": [1]}]}
+GRID
+}
+for name in olmoe-velk mixtral-sorn gpt-oss-quil; do
+    m=models/$name
+    grid "$m"
+    sweep=(bench --sweep --model "$m" --grid "$work/grid.json" --a "$m/study/a-train.jsonl" --b "$m/study/b-train.jsonl"
+        --neutral "$m/study/a-train.jsonl" --rules "$m/rules.json" --limit 5 --cells 4 --json)
+    for layout in "" "--kv-memory 400K" "--ranks 3 --threads 1"; do
+        # shellcheck disable=SC2086
+        "$coxswain" "${sweep[@]}" $layout > "$work/out.json" 2> "$work/err.txt"
+        check "$name $layout: a sweep beside cells alone" test $? = 0
+        check "$name $layout: in every group" test "$(grep -o '"logits_compared":60,"logits_different":0' "$work/out.json" | wc -l)" = 5
+    done
+done
+check "rows are shared" grep -Eq '"shared_beginnings":0\.[0-9]*[1-9]' "$work/out.json"
+refuses 2 "grid" bench --model "$model" --sweep
+refuses 5 "one coordinator" "${sweep[@]}" --ranks 2 --coordinators 2 --experts-on all
 refuses 2 "steer-mix" bench --model "$model"
 refuses 2 "requests" bench --model "$model" --steer-mix --requests 0
 refuses 7 "context" bench --model "$model" --steer-mix --new-tokens 100000

@@ -1,4 +1,5 @@
 /* Functions of one row: each fast set against the reference bit by bit, and the reference against f64. */
+#include "kernels/kernel_set.h"
 #include "kernels_data.h"
 
 enum { MAX_N = 300, MARGIN = 32 };
@@ -165,6 +166,40 @@ static void test_reference_against_f64(void **state)
     }
 }
 
+/* Every set, and what the row function chooses, against the scalar function. */
+static void test_exp_f64_of_rows_is_the_scalar_one(void **state)
+{
+    (void)state;
+    enum { N = 1009 };
+    static const double odd[] = {0.0,      -0.0,   INFINITY, -INFINITY, (double)NAN, 710.0,
+                                 710.0001, 709.78, -745.2,   -746.0,    -746.001,    -708.5,
+                                 1e-310,   1e308,  -1e308,   0x1p-1074};
+    static double x[N], y[N];
+    for (int round = 0; round < 200; round++) {
+        double size = round % 4 == 0 ? 1.0 : round % 4 == 1 ? 20.0 : round % 4 == 2 ? 760.0 : 1e-4;
+        for (int i = 0; i < N; i++) {
+            x[i] = (double)random_float() * size;
+            if (random_bits() % 32 == 0) x[i] = odd[random_bits() % (sizeof odd / sizeof *odd)];
+        }
+        const cox_kernels *const sets[] = {&cox__kernels_ref, &cox__kernels_avx2, &cox__kernels_avx512};
+        for (int s = 0; s < 4; s++) {
+            const cox_kernels *set = NULL;
+            if (s < 3 && cox_kernels_select(&set, cox_kernels_name(sets[s])) != COX_OK) continue;
+            int32_t n = s == 3 ? (int32_t)(random_bits() % N) : N;
+            if (set) {
+                set->exp_f64(y, x, n);
+            } else {
+                cox_exp_f64_row(y, x, n);
+            }
+            for (int32_t i = 0; i < n; i++) {
+                double want = cox_exp_f64(x[i]);
+                if ((isnan(want) && isnan(y[i])) || memcmp(&want, &y[i], sizeof want) == 0) continue;
+                fail_msg("set %d: exp(%a) is %a, not %a", s, x[i], y[i], want);
+            }
+        }
+    }
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -186,6 +221,7 @@ int main(void)
         cmocka_unit_test(test_vector_exp_is_the_scalar_one),
         cmocka_unit_test(test_dot_follows_the_fixed_tree),
         cmocka_unit_test(test_reference_against_f64),
+        cmocka_unit_test(test_exp_f64_of_rows_is_the_scalar_one),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
