@@ -39,10 +39,10 @@ check "and is the clean run" test "$(sed -n 's/^{"cell":2,.*"a"/"a"/p' "$work/wh
     "$(sed -n 's/^{"cell":-1,.*"a"/"a"/p' "$work/whole/stage1.jsonl")"
 
 # --- Any layout has the same tables; so has a sweep that is killed and stopped.
-same() { # DESCRIPTION FOLDER
-    local name
+same() { # DESCRIPTION FOLDER [UNDISTURBED]
+    local name whole=${3:-$work/whole}
     for name in cells.csv best.json answers.csv; do
-        check "$1: $name" cmp <(sed "s|$2|OUT|g" "$2/$name") <(sed "s|$work/whole|OUT|g" "$work/whole/$name")
+        check "$1: $name" cmp <(sed "s|$2|OUT|g" "$2/$name") <(sed "s|$whole|OUT|g" "$whole/$name")
     done
 }
 for layout in "--ranks 3" "--ranks 4 --coordinators 2"; do
@@ -71,11 +71,15 @@ done
 check "the same command goes on" test $? = 0
 same "killed and stopped" "$work/out"
 
+# With so many prompts that it lasts long enough to be hit three times.
 rm -rf "$work/out"
+many=("${in[@]/#6/96}")
+"$coxswain" "${many[@]}" --output "$work/many" 2> "$work/err.txt"
+check "a longer sweep" test $? = 0
 n_kills=0
 for rank in 0 1 2; do # whichever rank it hits
     before=$(cat "$work/out/stage1.jsonl" 2> /dev/null | wc -l)
-    "$coxswain" "${in[@]}" --output "$work/out" --ranks 3 --coordinators 2 2> "$work/err.txt" &
+    "$coxswain" "${many[@]}" --output "$work/out" --ranks 3 --coordinators 2 2> "$work/err.txt" &
     job=$!
     for _ in $(seq 500); do
         [ "$(cat "$work/out/stage1.jsonl" 2> /dev/null | wc -l)" -ge $((before + 15)) ] && break
@@ -93,9 +97,9 @@ for rank in 0 1 2; do # whichever rank it hits
     wait $job
 done
 check "ranks were killed ($n_kills)" test "$n_kills" -ge 2
-"$coxswain" "${in[@]}" --output "$work/out" --ranks 3 --coordinators 2 2> "$work/err.txt"
+"$coxswain" "${many[@]}" --output "$work/out" --ranks 3 --coordinators 2 2> "$work/err.txt"
 check "after kill -9 of each rank, the same command goes on" test $? = 0
-same "ranks killed" "$work/out"
+same "ranks killed" "$work/out" "$work/many"
 
 # --- A cell is what a batch says of the same plan.
 for cell in 6 17 28 43 71 101; do
