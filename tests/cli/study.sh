@@ -1,0 +1,91 @@
+# scripts/study on a bundled model with tiny limits: tables, files and report; stopped and killed, the same command goes
+# on to the same numbers; what is wrong is said before anything runs, or with the log's name. (The one test that calls
+# Python: the script is written in it.)
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+command -v python3 > /dev/null || { echo "skip: python3 is not there"; exit 77; }
+export COXSWAIN=$coxswain
+study=(scripts/study "$model" --lists study --limit 6 --layers 3 --strengths=-25,8 --seeds 1 --best 1 --max-tokens 24)
+whole=$work/whole/olmoe-velk/study cut=$work/cut/olmoe-velk/study
+
+sed 's/^/kept: /' > "$work/page.md" << 'PAGE'
+before
+PAGE
+printf '%s\n' '<!-- tables of scripts/study: begin -->' old '<!-- tables of scripts/study: end -->' after >> "$work/page.md"
+"${study[@]}" --output "$work/whole" --docs "$work/page.md" > "$work/out.md" 2> "$work/err.txt"
+check "a study" test $? = 0
+check "its tables are printed and kept" cmp "$work/out.md" <(cat "$work/whole/tables.md"; echo)
+check "a line a study in the summary" test "$(grep -c '^| olmoe-velk, study | ' "$work/out.md")" = 1
+for words in "residual direction ablated everywhere" "residual direction added at its layer" "one expert, free choice" \
+    "one expert, of the largest routing differences" "all experts of a layer"; do
+    check "a row: $words" grep -q "^| $words | layer 3" "$work/out.md"
+done
+check "without a plan A is refused" grep -q 'no plan: A refused 6 of 6, B refused 0 of 6' "$work/out.md"
+check "numbers by kind" grep -Eq '^\| clean \| 6 of 6 / 0% \|' "$work/out.md"
+check "the page is filled in" grep -q '^### olmoe-velk' "$work/page.md"
+check "and else kept" test "$(head -n 1 "$work/page.md") $(tail -n 1 "$work/page.md") $(grep -c '^old$' "$work/page.md")" = "kept: before after 0"
+check "controls of the held-out answers" grep -q '^expert_free-weaken-random_expert-2,' "$whole/heldout.csv"
+for name in report.html routes.svg study.json grid/cells.csv controls/cells.csv plans/clean.json; do
+    check "$name" test -s "$whole/$name"
+done
+
+# --- Stopped by a signal, then with a command killed, then on to the end.
+wait_for_cells() { # the sweep of the job has begun
+    for _ in $(seq 2000); do
+        [ "$(wc -l 2> /dev/null < "$cut/grid/stage1.jsonl" || echo 0)" -gt "$1" ] && break
+        kill -0 "$job" 2> /dev/null || break
+        sleep 0.01
+    done
+}
+"${study[@]}" --output "$work/cut" > /dev/null 2> "$work/err.txt" &
+job=$! code=0
+wait_for_cells 10
+kill -USR1 $job
+wait $job || code=$?
+check "asked to stop: exit code 75" test $code = 75
+check "and says how to go on" grep -q 'the same command goes on' "$work/err.txt"
+"${study[@]}" --output "$work/cut" > /dev/null 2> "$work/err.txt" &
+job=$! code=0
+wait_for_cells "$(($(wc -l < "$cut/grid/stage1.jsonl") + 5))"
+child=$(pgrep -P $job -x coxswain)
+check "the sweep is running" test -n "$child"
+kill -KILL "$child"
+wait $job || code=$?
+check "a command was killed: exit code 1" test $code = 1
+check "and its log is named" grep -q "messages are in $cut/log.txt" "$work/err.txt"
+"${study[@]}" --output "$work/cut" > "$work/cut.md" 2> "$work/err.txt"
+check "the same command goes on" test $? = 0
+check "to the same tables" cmp <(tail -n +2 "$work/out.md") <(tail -n +2 "$work/cut.md")
+for name in grid/cells.csv grid/answers.csv controls/cells.csv heldout.csv; do
+    check "to the same $name" cmp "$whole/$name" "$cut/$name"
+done
+
+# --- Refusals: before anything runs, or by the command that found it.
+wrong() { # CODE PATTERN ARGUMENTS...: of scripts/study
+    local code=$1 pattern=$2 got=0
+    shift 2
+    checks=$((checks + 1))
+    timeout 20 scripts/study "$@" > "$work/refused.out" 2> "$work/refused.err" < /dev/null || got=$?
+    if [ "$got" != "$code" ] || [ -s "$work/refused.out" ] || ! grep -Eq -- "$pattern" "$work/refused.err" ||
+        grep -q Traceback "$work/refused.err"; then
+        echo "FAILED: scripts/study $*: exit code $got, expected $code and a message like /$pattern/; it said:" >&2
+        cat "$work/refused.err" >&2
+        failures=$((failures + 1))
+    fi
+}
+wrong 1 'whole/olmoe-velk/study holds a study with other options \(limit\)' "$model" --lists study --limit 7 --layers 3 \
+    --strengths=-25,8 --seeds 1 --best 1 --max-tokens 24 --output "$work/whole"
+wrong 1 "$work/nothing is no model folder" "$work/nothing" --output "$work/new"
+wrong 1 'has no a-train.jsonl' "$model" --lists "$work" --output "$work/new"
+wrong 1 'no/rules is not there' "$model" --rules no/rules --output "$work/new"
+wrong 1 'has experts in layers' "$model" --lists study --layers 9 --limit 2 --output "$work/new"
+wrong 1 'has no marker comments' "$model" --lists study --docs "$work/out.md" --output "$work/new2"
+wrong 2 '"x" is not a list of numbers' "$model" --layers x
+wrong 2 '"0" is not a number from 1 on' "$model" --limit 0
+cp -r "$model/study" "$work/lists"
+echo '{"prompt": 5}' > "$work/lists/a-train.jsonl"
+wrong 1 'direction ended with code [0-9]+: .*a-train.jsonl' "$model" --lists "$work/lists" --limit 2 --output "$work/new3"
+cp "$model/study/a-train.jsonl" "$work/lists"
+echo '{"question": "?"}' > "$work/lists/b-heldout.jsonl"
+wrong 1 'b-heldout.jsonl: line 1: ' "$model" --lists "$work/lists" --limit 2 --layers 3 --strengths=1 --output "$work/new4"
+finish
