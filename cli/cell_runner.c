@@ -11,7 +11,6 @@
 #include "steering/metrics.h"
 
 enum { MAX_SLOTS = 64, MOST_SEQUENCES = 2048, CLEAN = -1, EMPTY = -2 };
-static const size_t MOST_LAYER_BYTES = (size_t)256 << 20; /* of clean_layer; beyond it goes without */
 
 typedef struct slot {
     int64_t cell;   /* EMPTY: free */
@@ -211,8 +210,8 @@ static cox_status create_parts(cox_cell_runner *r)
     status = create_slot(&r->clean, r);
     for (int32_t s = 0; s < r->n_slots && status == COX_OK; s++) status = create_slot(&r->slots[s], r);
     if (status != COX_OK) return status;
-    r->has_layer =
-        !r->question->is_plain && cox_clean_layer_bytes(run->model, r->n_tokens) <= MOST_LAYER_BYTES;
+    r->has_layer = !r->question->is_plain &&
+                   cox_clean_layer_bytes(run->model, r->n_tokens) <= COX_CLEAN_LAYER_MOST_BYTES;
     if (r->has_layer) status = cox_clean_layer_create(&r->layer, run->model, run->kernels, r->n_tokens);
     if (status != COX_OK) return status;
     const cox_engine_events events = {.context = r,

@@ -26,6 +26,7 @@ typedef struct cox_clean_layer {
 } cox_clean_layer;
 
 /* Bytes that create takes. */
+enum { COX_CLEAN_LAYER_MOST_BYTES = 256 << 20 }; /* a sweep of more rows goes without */
 size_t cox_clean_layer_bytes(const cox_model *model, size_t n_rows);
 /* Model and kernels are borrowed. Errors: NO_MEMORY. */
 cox_status cox_clean_layer_create(cox_clean_layer *c, const cox_model *model, const cox_kernels *kernels,

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "cli/clean_layer.h"
 #include "steering/row_tag.h"
 #include "worker/worker.h"
 
@@ -118,6 +119,8 @@ cox_footprint cox_footprint_predict(const cox_model *model, const cox_kernels *k
         footprint.trunk = cox_model_trunk_bytes(model);
         footprint.base += tokenizer_bytes(model);
         predict_engine(&footprint, model, kernels, layout, options);
+        if (options->command == COX_COMMAND_SWEEP || options->has_sweep_bench)
+            footprint.activations += COX_CLEAN_LAYER_MOST_BYTES;
     }
     for (int32_t l = 0; l < model->n_layers && is_host; l++) {
         if (!model->layers[l].is_moe) continue;
