@@ -115,6 +115,8 @@ static const option_row table[] = {
      "what `routes` wrote with --json or --csv"},
     {"--decompose", REPORT, TEXT_VALUE, AT(decomposition), "FILE", 0, 0, false,
      "what `decompose` wrote with --json or --csv"},
+    {"--heldout", REPORT, TEXT_VALUE, AT(heldout), "FILE.csv", 0, 0, false,
+     "the table of held-out answers that scripts/study writes"},
     {"--a", REPORT, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, false,
      "the sweep's prompts of A, to be shown with their answers"},
     {"--b", REPORT, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, false, "the sweep's prompts of B, likewise"},

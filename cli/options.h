@@ -73,7 +73,7 @@ typedef struct cox_options {
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
     const char *csv, *plot, *items;
     /* what to report */
-    const char *sweep, *controls, *routes, *decomposition, *title;
+    const char *sweep, *controls, *routes, *decomposition, *heldout, *title;
     /* what to judge */
     const char *rules, *results, *baseline, *continuations, *by;
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;

@@ -80,8 +80,8 @@ static cox_status read_limits(const json_t *run, const char *where, double max_k
     return status;
 }
 
-static cox_status read_cells(input *in, const char *folder, const double max_kl[COX_REPORT_N_SETS],
-                             cox_report_cells *cells)
+static cox_status read_cells(input *in, const char *folder, const json_t *run,
+                             const double max_kl[COX_REPORT_N_SETS], cox_report_cells *cells)
 {
     cox_csv table;
     const char *path = path_in(in, folder, "cells.csv");
@@ -91,7 +91,8 @@ static cox_status read_cells(input *in, const char *folder, const double max_kl[
                           "%s is not there: the sweep has not finished its first stage; the same command "
                           "goes on",
                           path);
-    return status == COX_OK ? cox_report_cells_read(cells, &table, max_kl) : status;
+    return status == COX_OK ? cox_report_cells_read(cells, &table, json_object_get(run, "grid"), max_kl)
+                            : status;
 }
 
 /* --- Answers --- */
@@ -234,7 +235,7 @@ static cox_status read_controls(input *in, const double max_kl[COX_REPORT_N_SETS
     cox_status status = read_run(path_in(in, folder, "stage1.jsonl.journal"), &in->controls_run);
     if (status == COX_OK) status = check_same(in);
     in->report.controls_run = in->controls_run;
-    return status == COX_OK ? read_cells(in, folder, max_kl, &in->report.controls) : status;
+    return status == COX_OK ? read_cells(in, folder, in->controls_run, max_kl, &in->report.controls) : status;
 }
 
 static cox_status read_beside(input *in)
@@ -250,6 +251,11 @@ static cox_status read_beside(input *in)
     if (o->decomposition && status == COX_OK) {
         status = cox_io_read_all(NULL, o->decomposition, &text, &n);
         if (status == COX_OK) status = cox_report_parts_read(&in->report.parts, text, n, o->decomposition);
+    }
+    if (o->heldout && status == COX_OK) {
+        cox_csv table;
+        status = read_table(&table, o->heldout);
+        if (status == COX_OK) status = cox_report_heldouts_read(&in->report.heldouts, &table);
     }
     return status;
 }
@@ -284,7 +290,7 @@ static cox_status read_all(input *in)
     cox_status status = journal && best ? read_run(journal, &in->run) : COX_NO_MEMORY;
     if (status == COX_OK) status = read_limits(in->run, journal, max_kl);
     if (status == COX_OK) status = set_title(in);
-    if (status == COX_OK) status = read_cells(in, o->sweep, max_kl, &in->report.cells);
+    if (status == COX_OK) status = read_cells(in, o->sweep, in->run, max_kl, &in->report.cells);
     if (status == COX_OK) status = cox_json_load_file(&in->best, best);
     if (status == COX_OK && !json_is_object(json_object_get(in->best, "clean")))
         status = cox_fail(COX_BAD_FILE, "%s: key \"clean\" is missing", best);
@@ -324,6 +330,7 @@ cox_status cox_command_report(const cox_options *options)
     cox_report_rates_free(&in.report.rates);
     cox_report_routes_free(&in.report.routes);
     cox_report_parts_free(&in.report.parts);
+    cox_report_heldouts_free(&in.report.heldouts);
     for (int set = 0; set < COX_REPORT_N_SETS; set++) json_decref(in.prompts[set]);
     json_decref(in.run);
     json_decref(in.controls_run);

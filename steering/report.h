@@ -1,9 +1,9 @@
 /*
  * A study as one page: what a sweep measured, with controls, routing differences and the parts of a direction
  * beside it. Pure functions from what the commands wrote to tables in memory (report_cells.c,
- * report_inputs.c), to HTML (report_page.c, report_findings.c, report_answers.c, report_maps.c,
- * report_charts.c) and to records (report_data.c). The page has no script and asks for nothing from anywhere;
- * equal inputs give equal bytes.
+ * report_inputs.c), to HTML (report_page.c, report_findings.c, report_heldout.c, report_answers.c,
+ * report_maps.c, report_charts.c) and to records (report_data.c). The page has no script and asks for nothing
+ * from anywhere; equal inputs give equal bytes.
  */
 #ifndef COX_STEERING_REPORT_H
 #define COX_STEERING_REPORT_H
@@ -22,7 +22,10 @@ enum { COX_REPORT_A, COX_REPORT_B, COX_REPORT_N_SETS };
 typedef struct cox_report_cell {
     int64_t number;
     const char *block, *site, *op, *control, *expert_text, *weighting, *positions;
-    int32_t block_index;                    /* in the order of the file */
+    const char *family;   /* of the block: its name up to the first dot; owned by the table */
+    int32_t family_index; /* in the order of the file */
+    const json_t *apply;  /* where else the block steers, as its grid says; NULL: nowhere */
+    int32_t apply_index;  /* of the first block of the grid that steers there; -1: nowhere else */
     int32_t seed, layer, expert, source;    /* expert -1: none, or all together */
     double strength, kl;                    /* kl NaN: not finite */
     cox_interval change[COX_REPORT_N_SETS]; /* of the mean log-odds against the clean run; NaN: not finite */
@@ -36,7 +39,9 @@ typedef struct cox_report_place {
     const cox_report_cell *best[COX_REPORT_N_SETS];
 } cox_report_place;
 
-/* Same block, control, weighting and positions: one map, one set of curves. */
+/* Same family of blocks, site, operation, `apply`, control, weighting and positions: one map, one set of
+ * curves. A grid may so spread strengths over several blocks ("expert.1", "expert.5"), each with its own
+ * share of stage 2. */
 typedef struct cox_report_group {
     size_t first, n, first_place, n_places;
     int32_t n_experts; /* the highest, and one; 0: its cells have no single expert */
@@ -50,12 +55,14 @@ typedef struct cox_report_cells {
     size_t n_groups;
     cox_report_place *places; /* [n_places], by group, layer, expert */
     size_t n_places;
+    char **families; /* [n_families] */
+    int32_t n_families;
     double max_kl[COX_REPORT_N_SETS]; /* cells with more do not count; INFINITY: all do */
 } cox_report_cells;
 
-/* Takes the table over, also on failure. max_kl: as above. Errors: BAD_FILE (file, line and column),
- * NO_MEMORY. */
-cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table,
+/* Takes the table over, also on failure. grid: as a sweep's journal has it, NULL is allowed; outlives the
+ * cells. max_kl: as above. Errors: BAD_FILE (file, line and column), NO_MEMORY. */
+cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table, const json_t *grid,
                                  const double max_kl[COX_REPORT_N_SETS]);
 void cox_report_cells_free(cox_report_cells *cells);
 
@@ -135,6 +142,22 @@ void cox_report_parts_free(cox_report_parts *parts);
 /* "attention" and so on. */
 const char *cox_report_part_name(const cox_report_part *part);
 
+/* A plan's answers to held-out prompts: a row of the table that scripts/study writes (docs/formats.md,
+ * "Reports"). */
+typedef struct cox_report_heldout {
+    const char *family, *aim, *control; /* aim "": the clean run; control "": the direction itself */
+    double n[COX_REPORT_N_SETS], yes[COX_REPORT_N_SETS]; /* answers, refusals; n NaN: not asked */
+    cox_interval effect[COX_REPORT_N_SETS];              /* in points, against the clean run */
+} cox_report_heldout;
+typedef struct cox_report_heldouts {
+    cox_csv table;
+    cox_report_heldout *items; /* [n] as in the file */
+    size_t n;
+} cox_report_heldouts;
+/* As cox_report_cells_read. */
+cox_status cox_report_heldouts_read(cox_report_heldouts *heldouts, cox_csv *table);
+void cox_report_heldouts_free(cox_report_heldouts *heldouts);
+
 typedef struct cox_report {
     const char *title;
     const json_t *run;  /* the sweep's parameters, from its journal */
@@ -147,6 +170,7 @@ typedef struct cox_report {
     const json_t *prompts[COX_REPORT_N_SETS]; /* lists of texts; NULL: not given */
     cox_report_routes routes;                 /* n 0: not given */
     cox_report_parts parts;                   /* likewise */
+    cox_report_heldouts heldouts;             /* likewise */
     int32_t n_rows;                           /* of tables that leave something out */
 } cox_report;
 
@@ -160,7 +184,9 @@ json_t *cox_report_json(const cox_report *report);
 /* --- Sections, for the page --- */
 
 void cox_report_print_findings(FILE *file, const cox_report *report);
-void cox_report_print_blocks(FILE *file, const cox_report *report);
+void cox_report_print_heldout_cards(FILE *file, const cox_report *report);
+void cox_report_print_heldouts(FILE *file, const cox_report *report);
+void cox_report_print_families(FILE *file, const cox_report *report);
 void cox_report_print_controls(FILE *file, const cox_report *report);
 void cox_report_print_answers(FILE *file, const cox_report *report);
 void cox_report_print_maps(FILE *file, const cox_report *report);
@@ -171,11 +197,11 @@ void cox_report_print_parts(FILE *file, const cox_report *report);
 
 /* --- What sections share --- */
 
-/* The cell to show of a block (-1: of all that steer with a direction, is_single: one expert only). Among
- * cells with answers by them: on A the lowest rate of the first label and of answers that fell apart
- * together, on B the highest rate less those that fell apart; else by the change of the log-odds. NULL: none
- * that does what is aimed at. */
-const cox_report_cell *cox_report_pick(const cox_report *report, int32_t block, bool is_single, int set);
+/* The cell to show of a family of blocks (-1: of all that steer with a direction, is_single: one expert
+ * only). Among cells with answers by them: on A the lowest rate of the first label and of answers that fell
+ * apart together, on B the highest rate less those that fell apart; else by the change of the log-odds. NULL:
+ * none that does what is aimed at. */
+const cox_report_cell *cox_report_pick(const cox_report *report, int32_t family, bool is_single, int set);
 
 /* Of a place's best cells against routing differences: Pearson's and Spearman's correlation over *n experts.
  */
@@ -187,15 +213,20 @@ typedef struct cox_report_relation {
 void cox_report_relate(const cox_report *report, const cox_report_group *group, int set, size_t *route_of,
                        cox_report_relation *relation);
 
-/* Words for text and titles: "layer 2, expert 13"; block, weighting and positions; "+1.2 [+0.8, +1.6]"; "95%
+/* Words for text and titles: "layer 2, expert 13"; family, weighting and positions; "+1.2 [+0.8, +1.6]"; "95%
  * [81, 99]". */
 void cox_report_print_place(FILE *file, const cox_report_cell *cell);
+void cox_report_print_operation(FILE *file, const cox_report_cell *cell); /* "add at expert_out, soft" */
 void cox_report_print_group(FILE *file, const cox_report_cell *cell);
 void cox_report_print_positions(FILE *file, const cox_report_cell *cell);
 void cox_report_print_number(FILE *file, double value, bool has_sign);
 void cox_report_print_strength(FILE *file, double strength);
 void cox_report_print_source(FILE *file,
                              const cox_report_cell *cell); /* ", vector of token -1"; nothing without */
+/* A share as "12%", a minus as wide as a plus; n_digits behind the point. */
+void cox_report_print_percent(FILE *file, double share, int n_digits);
+/* An interval as a small picture, on a scale from low to high that holds 0. */
+void cox_report_print_whisker(FILE *file, const cox_interval *interval, int set, double low, double high);
 void cox_report_print_interval(FILE *file, const cox_interval *interval);
 void cox_report_print_rate(FILE *file, const cox_interval *rate);
 

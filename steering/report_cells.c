@@ -51,17 +51,44 @@ static cox_status read_cell(const cox_csv *t, size_t row, cox_report_cell *c)
     return status == COX_OK ? cox_csv_number(t, row, "kl", true, &c->kl) : status;
 }
 
-static void number_block(cox_report_cell *items, size_t i)
+/* Blocks of a family mostly stand together, so the last family is looked at first. */
+static cox_status name_family(cox_report_cells *cells, cox_report_cell *c)
 {
-    int32_t next = 0;
-    for (size_t k = i; k-- > 0;) { /* rows of a block stand together, so the first look mostly finds it */
-        if (strcmp(items[k].block, items[i].block) == 0) {
-            items[i].block_index = items[k].block_index;
-            return;
-        }
-        if (items[k].block_index >= next) next = items[k].block_index + 1;
+    size_t n = strcspn(c->block, ".");
+    int32_t i = cells->n_families - 1;
+    while (i >= 0 && (strncmp(cells->families[i], c->block, n) != 0 || cells->families[i][n] != '\0')) i--;
+    if (i < 0) {
+        i = cells->n_families;
+        cells->families[i] = strndup(c->block, n);
+        if (!cells->families[i]) return cox_fail(COX_NO_MEMORY, "%s: out of memory", cells->table.where);
+        cells->n_families++;
     }
-    items[i].block_index = next;
+    c->family = cells->families[i];
+    c->family_index = i;
+    return COX_OK;
+}
+
+static bool is_same(const json_t *x, const json_t *y)
+{
+    return x == y || json_equal(x, y);
+}
+
+static void find_apply(const json_t *grid, cox_report_cell *c)
+{
+    size_t i;
+    const json_t *item, *blocks = json_object_get(grid, "blocks");
+    c->apply = NULL;
+    c->apply_index = -1;
+    json_array_foreach(blocks, i, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (name && strcmp(name, c->block) == 0) c->apply = json_object_get(item, "apply");
+    }
+    json_array_foreach(blocks, i, item)
+    {
+        if (c->apply && c->apply_index < 0 && is_same(json_object_get(item, "apply"), c->apply))
+            c->apply_index = (int32_t)i;
+    }
 }
 
 /* --- Order --- */
@@ -73,7 +100,10 @@ static int order_of(double x, double y)
 
 static int compare_groups(const cox_report_cell *x, const cox_report_cell *y)
 {
-    int order = x->block_index - y->block_index;
+    int order = x->family_index - y->family_index;
+    if (order == 0) order = strcmp(x->site, y->site);
+    if (order == 0) order = strcmp(x->op, y->op);
+    if (order == 0) order = x->apply_index - y->apply_index;
     if (order == 0) order = strcmp(x->control, y->control);
     if (order == 0) order = strcmp(x->weighting, y->weighting);
     return order == 0 ? strcmp(x->positions, y->positions) : order;
@@ -135,7 +165,7 @@ static void make_groups(cox_report_cells *cells)
     }
 }
 
-cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table,
+cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table, const json_t *grid,
                                  const double max_kl[COX_REPORT_N_SETS])
 {
     size_t n = table->n_rows;
@@ -143,15 +173,22 @@ cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table,
                                 .max_kl = {max_kl[COX_REPORT_A], max_kl[COX_REPORT_B]},
                                 .items = calloc(n + 1, sizeof *cells->items),
                                 .groups = calloc(n + 1, sizeof *cells->groups),
-                                .places = calloc(n + 1, sizeof *cells->places)};
+                                .places = calloc(n + 1, sizeof *cells->places),
+                                .families = calloc(n + 1, sizeof *cells->families)};
     cox_status status = COX_OK;
-    if (!cells->items || !cells->groups || !cells->places)
+    if (!cells->items || !cells->groups || !cells->places || !cells->families)
         status = cox_fail(COX_NO_MEMORY, "%s: out of memory", table->where);
     else if (n == 0)
         status = cox_fail(COX_BAD_FILE, "%s: there are no cells in it", table->where);
     for (; cells->n < n && status == COX_OK; cells->n++) {
-        status = read_cell(&cells->table, cells->n, &cells->items[cells->n]);
-        if (status == COX_OK) number_block(cells->items, cells->n);
+        cox_report_cell *c = &cells->items[cells->n];
+        status = read_cell(&cells->table, cells->n, c);
+        if (status == COX_OK) status = name_family(cells, c);
+        bool is_same_block = status == COX_OK && cells->n > 0 && strcmp(c[-1].block, c->block) == 0;
+        if (is_same_block)
+            c->apply = c[-1].apply, c->apply_index = c[-1].apply_index;
+        else if (status == COX_OK)
+            find_apply(grid, c);
     }
     *table = (cox_csv){0};
     if (status == COX_OK) {
@@ -169,6 +206,8 @@ void cox_report_cells_free(cox_report_cells *cells)
     free(cells->items);
     free(cells->groups);
     free(cells->places);
+    for (int32_t i = 0; i < cells->n_families; i++) free(cells->families[i]);
+    free(cells->families);
     *cells = (cox_report_cells){0};
 }
 
@@ -188,9 +227,10 @@ bool cox_report_is_control(const cox_report_cell *cell)
 
 bool cox_report_is_control_of(const cox_report_cell *control, const cox_report_cell *c)
 {
-    return cox_report_is_control(control) && control->layer == c->layer && control->strength == c->strength &&
-           control->source == c->source && strcmp(control->site, c->site) == 0 &&
-           strcmp(control->op, c->op) == 0 && strcmp(control->expert_text, c->expert_text) == 0 &&
+    return cox_report_is_control(control) && is_same(control->apply, c->apply) &&
+           control->layer == c->layer && control->strength == c->strength && control->source == c->source &&
+           strcmp(control->site, c->site) == 0 && strcmp(control->op, c->op) == 0 &&
+           strcmp(control->expert_text, c->expert_text) == 0 &&
            strcmp(control->weighting, c->weighting) == 0 && strcmp(control->positions, c->positions) == 0;
 }
 
@@ -205,13 +245,13 @@ static double answer_score(const cox_report *r, const cox_report_cell *c, int se
     return set == COX_REPORT_A ? 1 - rate->rate.value - fallen : rate->rate.value - fallen;
 }
 
-const cox_report_cell *cox_report_pick(const cox_report *r, int32_t block, bool is_single, int set)
+const cox_report_cell *cox_report_pick(const cox_report *r, int32_t family, bool is_single, int set)
 {
     const cox_report_cell *best[2] = {NULL, NULL}; /* by change, by answers */
     double top[2] = {0, -(double)INFINITY};
     for (size_t i = 0; i < r->cells.n; i++) {
         const cox_report_cell *c = &r->cells.items[i];
-        bool is_asked = !cox_report_is_control(c) && (block < 0 || c->block_index == block);
+        bool is_asked = !cox_report_is_control(c) && (family < 0 || c->family_index == family);
         if (!is_asked || (is_single && c->expert < 0) || !cox_report_counts(&r->cells, c, set)) continue;
         double change = set == COX_REPORT_A ? -c->change[set].value : c->change[set].value;
         double score = change > 0 ? answer_score(r, c, set) : (double)NAN;

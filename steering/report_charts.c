@@ -137,8 +137,8 @@ static void print_cards(FILE *file, const cox_report *r, cox_axes *a, const curv
     fputs("</h3>\n<div class=\"cards\">\n", file);
     for (size_t k = 0; k < n; k++) {
         if (k == N_OPEN)
-            fprintf(file, "</div>\n<details><summary>%zu more places</summary>\n<div class=\"cards\">\n",
-                    n - k);
+            fprintf(file, "</div>\n<details><summary>%zu more place%s</summary>\n<div class=\"cards\">\n",
+                    n - k, n - k == 1 ? "" : "s");
         print_curve(file, r, a, curves[k], false);
     }
     fputs(n > N_OPEN ? "</div></details>\n" : "</div>\n", file);

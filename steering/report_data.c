@@ -87,6 +87,21 @@ void cox_report_print_csv(FILE *file, const cox_report *r)
         print_real(file, a->rate.high);
         fputc('\n', file);
     }
+    for (size_t i = 0; i < r->heldouts.n; i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+            if (!(h->n[set] > 0)) continue;
+            fputs("heldout,", file);
+            print_quoted(file, h->family);
+            fputc(',', file);
+            print_quoted(file, h->control);
+            fprintf(file, ",,,,,,,,%c", "ab"[set]);
+            print_real(file, h->effect[set].value);
+            print_real(file, h->effect[set].low);
+            print_real(file, h->effect[set].high);
+            fputc('\n', file);
+        }
+    }
     for (size_t i = 0; i < r->routes.n; i++) {
         const cox_report_route *p = &r->routes.items[i];
         print_plain_row(file, "route", p->layer, p->expert, "", p->difference.value, &p->difference);
@@ -137,7 +152,7 @@ static json_t *places_json(const cox_report *r)
         json_t *numbers[COX_REPORT_N_SETS];
         for (int s = 0; s < COX_REPORT_N_SETS; s++)
             numbers[s] = p->best[s] ? json_integer((json_int_t)p->best[s]->number) : json_null();
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:s, s:o, s:o}", "block", c->block,
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:s, s:o, s:o}", "family", c->family,
                                               "weighting", c->weighting, "positions", c->positions, "layer",
                                               (int)p->layer, "expert", c->expert_text, "weaken", numbers[0],
                                               "strengthen", numbers[1]));
@@ -185,14 +200,32 @@ static json_t *parts_json(const cox_report_parts *parts)
     return list;
 }
 
+static json_t *heldouts_json(const cox_report_heldouts *heldouts)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < heldouts->n; i++) {
+        const cox_report_heldout *h = &heldouts->items[i];
+        json_t *json =
+            json_pack("{s:s, s:s, s:s}", "family", h->family, "aim", h->aim, "control", h->control);
+        for (int s = 0; s < COX_REPORT_N_SETS; s++) {
+            if (h->n[s] > 0)
+                json_object_set_new(json, s ? "b" : "a",
+                                    json_pack("{s:f, s:f, s:o}", "n", h->n[s], "refused", h->yes[s], "effect",
+                                              interval_json(&h->effect[s])));
+        }
+        json_array_append_new(list, json);
+    }
+    return list;
+}
+
 json_t *cox_report_json(const cox_report *r)
 {
-    json_t *json =
-        json_pack("{s:s, s:s, s:o, s:o, s:O, s:O?, s:O, s:o, s:o, s:o, s:o, s:o, s:o}", "made", "report",
-                  "title", r->title, "max_kl_a", real(r->cells.max_kl[COX_REPORT_A]), "max_kl_b",
-                  real(r->cells.max_kl[COX_REPORT_B]), "run", r->run, "controls_run", r->controls_run,
-                  "clean", json_object_get(r->best, "clean"), "places", places_json(r), "cells",
-                  cells_json(&r->cells), "controls", cells_json(&r->controls), "rates", rates_json(&r->rates),
-                  "routes", routes_json(&r->routes), "parts", parts_json(&r->parts));
+    json_t *json = json_pack(
+        "{s:s, s:s, s:o, s:o, s:O, s:O?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "made", "report", "title",
+        r->title, "max_kl_a", real(r->cells.max_kl[COX_REPORT_A]), "max_kl_b",
+        real(r->cells.max_kl[COX_REPORT_B]), "run", r->run, "controls_run", r->controls_run, "clean",
+        json_object_get(r->best, "clean"), "places", places_json(r), "cells", cells_json(&r->cells),
+        "controls", cells_json(&r->controls), "rates", rates_json(&r->rates), "routes",
+        routes_json(&r->routes), "parts", parts_json(&r->parts), "heldout", heldouts_json(&r->heldouts));
     return json;
 }

@@ -1,4 +1,5 @@
-/* What was found, in a few numbers; then the best cells of each block, and the controls beside them. */
+/* What was found, in a few numbers; then the best cells of each family of blocks, and the controls beside
+ * them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,13 +52,7 @@ static void print_how(FILE *file, const cox_report_cell *c)
 {
     cox_report_print_place(file, c);
     fputs(": ", file);
-    cox_xml_print(file, c->op);
-    fputs(" at ", file);
-    cox_xml_print(file, c->site);
-    if (*c->weighting) {
-        fputs(", ", file);
-        cox_xml_print(file, c->weighting);
-    }
+    cox_report_print_operation(file, c);
     fputs(", strength ", file);
     cox_report_print_strength(file, c->strength);
     fputs(", positions ", file);
@@ -173,12 +168,16 @@ static void print_parts_card(FILE *file, const cox_report *r)
         if (p->kind == COX_REPORT_BLOCK) sums[1] += p->share;
     }
     if (r->parts.n == 0 || reference < 0) return;
-    fprintf(file,
-            "<div class=\"card\"><h3>Who writes the direction?</h3>\n<p class=\"big\">%.0f%% : "
-            "%.0f%%</p>\n<p>Attention writes "
-            "%.1f%% and the experts %.1f%% of what A and B differ in along the direction after layer "
-            "%d.</p></div>\n",
-            100 * sums[0], 100 * sums[1], 100 * sums[0], 100 * sums[1], (int)reference);
+    fputs("<div class=\"card\"><h3>Who writes the direction?</h3>\n<p class=\"big\">", file);
+    cox_report_print_percent(file, sums[0], 0);
+    fputs(" : ", file);
+    cox_report_print_percent(file, sums[1], 0);
+    fputs("</p>\n<p>Attention writes ", file);
+    cox_report_print_percent(file, sums[0], 1);
+    fputs(" and the experts ", file);
+    cox_report_print_percent(file, sums[1], 1);
+    fprintf(file, " of what A and B differ in along the direction after layer %d.</p></div>\n",
+            (int)reference);
 }
 
 void cox_report_print_findings(FILE *file, const cox_report *r)
@@ -190,6 +189,7 @@ void cox_report_print_findings(FILE *file, const cox_report *r)
         has_other = has_other || (r->cells.items[i].expert < 0 && !cox_report_is_control(&r->cells.items[i]));
     }
     fputs("<div class=\"cards findings\">\n", file);
+    cox_report_print_heldout_cards(file, r);
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
         if (has_other) print_card(file, r, false, set);
         if (has_single) print_card(file, r, true, set);
@@ -199,26 +199,7 @@ void cox_report_print_findings(FILE *file, const cox_report *r)
     fputs("</div>\n", file);
 }
 
-/* --- Best of each block --- */
-
-/* An interval as a picture, on a scale that all of a table share. */
-static void print_whisker(FILE *file, const cox_interval *i, int set, double low, double high)
-{
-    enum { WIDTH = 120 };
-    double scale = (WIDTH - 8) / (high - low), zero = 4 - low * scale, ends[3];
-    const double values[3] = {i->low, i->value, i->high};
-    if (isnan(i->value)) return;
-    for (int k = 0; k < 3; k++) ends[k] = fmin(fmax(4 + (values[k] - low) * scale, 1), WIDTH - 1);
-    fprintf(file,
-            "<svg class=\"whisker %c\" width=\"%d\" height=\"16\" viewBox=\"0 0 %d 16\"><line class=\"zero\" "
-            "x1=\"%.1f\" y1=\"0\" "
-            "x2=\"%.1f\" y2=\"16\"/><line x1=\"%.1f\" y1=\"8\" x2=\"%.1f\" y2=\"8\"/>",
-            "ab"[set], WIDTH, WIDTH, zero, zero, ends[0], ends[2]);
-    if (set == COX_REPORT_A)
-        fprintf(file, "<circle cx=\"%.1f\" cy=\"8\" r=\"3.6\"/></svg>", ends[1]);
-    else
-        fprintf(file, "<rect x=\"%.1f\" y=\"4.8\" width=\"6.4\" height=\"6.4\"/></svg>", ends[1] - 3.2);
-}
+/* --- Best of each family of blocks --- */
 
 typedef struct scale {
     double low, high;
@@ -228,15 +209,6 @@ static void widen(scale *s, const cox_interval *i)
 {
     if (i->low < s->low) s->low = i->low;
     if (i->high > s->high) s->high = i->high;
-}
-
-static int32_t count_blocks(const cox_report_cells *cells)
-{
-    int32_t n = 0;
-    for (size_t i = 0; i < cells->n; i++) {
-        if (cells->items[i].block_index >= n) n = cells->items[i].block_index + 1;
-    }
-    return n;
 }
 
 static void print_rates(FILE *file, const cox_report *r, int64_t cell)
@@ -261,7 +233,7 @@ static void print_rates(FILE *file, const cox_report *r, int64_t cell)
 static void print_best_row(FILE *file, const cox_report *r, const cox_report_cell *c, int set, scale s)
 {
     fputs("<tr><th>", file);
-    cox_xml_print(file, c->block);
+    cox_xml_print(file, c->family);
     fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
     print_how(file, c);
     fprintf(file, "</td><td class=\"n\">%lld</td>", (long long)c->number);
@@ -269,7 +241,7 @@ static void print_best_row(FILE *file, const cox_report *r, const cox_report_cel
         fputs("<td class=\"n\">", file);
         cox_report_print_interval(file, &c->change[k]);
         fputs("<br/>", file);
-        print_whisker(file, &c->change[k], k, s.low, s.high);
+        cox_report_print_whisker(file, &c->change[k], k, s.low, s.high);
         fputs("</td>", file);
     }
     fputs("<td class=\"n\">", file);
@@ -279,15 +251,15 @@ static void print_best_row(FILE *file, const cox_report *r, const cox_report_cel
     fputs("</tr>\n", file);
 }
 
-void cox_report_print_blocks(FILE *file, const cox_report *r)
+void cox_report_print_families(FILE *file, const cox_report *r)
 {
-    int32_t n_blocks = count_blocks(&r->cells);
+    int32_t n_families = r->cells.n_families;
     scale s = {0, 1e-9};
-    for (int32_t k = 0; k < n_blocks * COX_REPORT_N_SETS; k++) {
+    for (int32_t k = 0; k < n_families * COX_REPORT_N_SETS; k++) {
         const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
         for (int set = 0; c && set < COX_REPORT_N_SETS; set++) widen(&s, &c->change[set]);
     }
-    fputs("<div class=\"scroll\"><table><thead><tr><th>block</th><th>aim</th><th>cell</th><th "
+    fputs("<div class=\"scroll\"><table><thead><tr><th>family</th><th>aim</th><th>cell</th><th "
           "class=\"n\">number</th>"
           "<th class=\"n\">change of log-odds, A</th><th class=\"n\">B</th><th class=\"n\">KL</th>",
           file);
@@ -303,7 +275,7 @@ void cox_report_print_blocks(FILE *file, const cox_report *r)
     print_rates(file, r, -1);
     fputs("</tr>\n", file);
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
-        for (int32_t b = 0; b < n_blocks; b++) {
+        for (int32_t b = 0; b < n_families; b++) {
             const cox_report_cell *c = cox_report_pick(r, b, false, set);
             if (c) print_best_row(file, r, c, set, s);
         }
@@ -323,7 +295,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
         if (sum.n == 0) continue;
         if (!has_any) {
             fputs("<tr class=\"head\"><th>", file);
-            cox_xml_print(file, c->block);
+            cox_xml_print(file, c->family);
             fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
             print_how(file, c);
             fputs("</td><td>the direction</td><td></td><td class=\"n\">", file);
@@ -331,7 +303,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
             fputs("</td><td class=\"n\">", file);
             cox_report_print_interval(file, &c->change[set]);
             fputs("<br/>", file);
-            print_whisker(file, &c->change[set], set, s.low, s.high);
+            cox_report_print_whisker(file, &c->change[set], set, s.low, s.high);
             fputs("</td></tr>\n", file);
         }
         has_any = true;
@@ -341,7 +313,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
         fputs("</td><td class=\"n\">", file);
         cox_report_print_interval(file, &sum.widest[set]);
         fputs("<br/>", file);
-        print_whisker(file, &sum.widest[set], set, s.low, s.high);
+        cox_report_print_whisker(file, &sum.widest[set], set, s.low, s.high);
         fputs("</td></tr>\n", file);
     }
     return has_any;
@@ -349,30 +321,30 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
 
 void cox_report_print_controls(FILE *file, const cox_report *r)
 {
-    int32_t n_blocks = count_blocks(&r->cells);
+    int32_t n_families = r->cells.n_families;
     scale s = {0, 1e-9};
     bool has_any = false;
     char *text = NULL;
     size_t n = 0;
-    for (int32_t k = 0; k < n_blocks * COX_REPORT_N_SETS; k++) {
+    for (int32_t k = 0; k < n_families * COX_REPORT_N_SETS; k++) {
         const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
         if (c) widen(&s, &c->change[k % COX_REPORT_N_SETS]);
     }
     FILE *rows = open_memstream(&text, &n);
     for (int set = 0; set < COX_REPORT_N_SETS && rows; set++) {
-        for (int32_t b = 0; b < n_blocks; b++) {
+        for (int32_t b = 0; b < n_families; b++) {
             const cox_report_cell *c = cox_report_pick(r, b, false, set);
             if (c) has_any = print_control_rows(rows, r, c, set, s) || has_any;
         }
     }
     if (rows) fclose(rows);
     if (has_any) {
-        fputs("<p>At the same place, scope and strength as the best cell of a block; the change is on A for "
+        fputs("<p>At the same place, scope and strength as the best cell of a family; the change is on A for "
               "what weakens, on B "
               "for what strengthens. Of several draws the mean, and the interval that reaches farthest from "
               "0.</p>\n"
               "<div class=\"scroll\"><table "
-              "class=\"controls\"><thead><tr><th>block</th><th>aim</th><th>cell</th><th>steered "
+              "class=\"controls\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th>steered "
               "with</th>"
               "<th class=\"n\">draws</th><th class=\"n\">mean change</th><th class=\"n\">farthest 95% "
               "interval</th></tr></thead>\n"

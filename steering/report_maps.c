@@ -187,10 +187,14 @@ static void print_map(FILE *file, map *m)
     fputs("</figure>\n", file);
 }
 
-/* Of how many layers and experts? A block about a single one has no map. */
+/* A family about a few experts, far apart, has no map; curves and the scatter show it. */
 static bool is_worth(const cox_report_cells *cells, const cox_report_group *g)
 {
-    return g->n_experts > 0 && g->n_places > 1 && !cox_report_is_control(&cells->items[g->first]);
+    const cox_report_place *places = &cells->places[g->first_place];
+    size_t n_layers = 1;
+    for (size_t i = 1; i < g->n_places; i++) n_layers += places[i].layer != places[i - 1].layer;
+    return g->n_experts > 0 && g->n_places > 1 && 2 * g->n_places >= n_layers * (size_t)g->n_experts &&
+           !cox_report_is_control(&cells->items[g->first]);
 }
 
 static void print_group(FILE *file, const cox_report *r, const cox_report_group *g)
@@ -221,6 +225,6 @@ void cox_report_print_maps(FILE *file, const cox_report *r)
         n++;
     }
     if (n == 0)
-        fputs("<p class=\"none\">No block of this sweep steers single experts at several places.</p>\n",
+        fputs("<p class=\"none\">No family of blocks steers most experts of its layers one by one.</p>\n",
               file);
 }

@@ -253,11 +253,13 @@ static const struct {
     void (*print)(FILE *file, const cox_report *report);
 } sections[] = {
     {"findings", "Findings", "", cox_report_print_findings},
-    {"cells", "Best cell of each block",
-     "Among cells whose answers were judged, the choice is by answers: of A the fewest with the first label "
+    {"heldout", "Held-out prompts", "", cox_report_print_heldouts},
+    {"cells", "Best cell of each family",
+     "Blocks of the grid whose names agree up to the first dot are one family. Among cells whose answers "
+     "were judged, the choice is by answers: of A the fewest with the first label "
      "or fallen apart, of B "
      "the most with it that did not; else by the log-odds.",
-     cox_report_print_blocks},
+     cox_report_print_families},
     {"layers", "Every layer",
      "Directions of the residual stream, and all experts of a layer at once: the best effect over strengths "
      "and vectors.",

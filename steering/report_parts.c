@@ -120,7 +120,9 @@ static void print_layer_table(FILE *file, const cox_report *r, int32_t n_layers)
             const cox_report_part *p = find(r, kinds[k], l);
             if (p) {
                 print_number_cell(file, &p->difference);
-                fprintf(file, "<td class=\"n\">%.1f%%</td>", 100 * p->share);
+                fputs("<td class=\"n\">", file);
+                cox_report_print_percent(file, p->share, 1);
+                fputs("</td>", file);
             } else {
                 fputs("<td></td><td></td>", file);
             }
@@ -188,7 +190,9 @@ static void print_experts(FILE *file, const cox_report *r)
             fprintf(file, "<tr><th class=\"n\">%d</th><th class=\"n\">%d</th>", (int)p->layer,
                     (int)p->expert);
             print_number_cell(file, &p->difference);
-            fprintf(file, "<td class=\"n\">%.1f%%</td>", 100 * p->share);
+            fputs("<td class=\"n\">", file);
+            cox_report_print_percent(file, p->share, 1);
+            fputs("</td>", file);
             for (int s = 0; s < COX_REPORT_N_SETS; s++) {
                 fputs("<td class=\"n\">", file);
                 cox_report_print_number(file, p->mean[s], true);

@@ -33,6 +33,13 @@ void cox_report_print_source(FILE *file, const cox_report_cell *c)
         fprintf(file, ", vector of token %s%d", c->source < 0 ? "\xe2\x88\x92" : "", abs(c->source));
 }
 
+void cox_report_print_percent(FILE *file, double share, int n_digits)
+{
+    bool is_zero = fabs(100 * share) < (n_digits > 0 ? 0.05 : 0.5);
+    fprintf(file, "%s%.*f%%", share < 0 && !is_zero ? "\xe2\x88\x92" : "", n_digits,
+            is_zero ? 0 : fabs(100 * share));
+}
+
 void cox_report_print_interval(FILE *file, const cox_interval *i)
 {
     cox_report_print_number(file, i->value, true);
@@ -72,17 +79,50 @@ void cox_report_print_place(FILE *file, const cox_report_cell *c)
         fputs(", all experts", file);
 }
 
-void cox_report_print_group(FILE *file, const cox_report_cell *c)
+/* What is done where: a block may steer with its vector at other places than the vector's own. */
+void cox_report_print_operation(FILE *file, const cox_report_cell *c)
 {
-    cox_xml_print(file, c->block);
-    fputs(": ", file);
+    size_t i;
+    const json_t *site, *sites = json_object_get(c->apply, "sites");
+    const char *layers = json_string_value(json_object_get(c->apply, "layers"));
     cox_xml_print(file, c->op);
-    fputs(", ", file);
-    cox_xml_print(file, c->site);
+    fputs(" at ", file);
+    if (json_array_size(sites) == 0) cox_xml_print(file, c->site);
+    json_array_foreach(sites, i, site)
+    {
+        if (i > 0) fputs(i + 1 == json_array_size(sites) ? " and " : ", ", file);
+        cox_xml_print(file, json_is_string(site) ? json_string_value(site) : "");
+    }
+    if (layers && strcmp(layers, "all") == 0) fputs(" of all layers", file);
     if (*c->weighting) {
         fputs(", ", file);
         cox_xml_print(file, c->weighting);
     }
+}
+
+void cox_report_print_group(FILE *file, const cox_report_cell *c)
+{
+    cox_xml_print(file, c->family);
+    fputs(": ", file);
+    cox_report_print_operation(file, c);
     fputs(", positions ", file);
     cox_report_print_positions(file, c);
+}
+
+void cox_report_print_whisker(FILE *file, const cox_interval *i, int set, double low, double high)
+{
+    enum { WIDTH = 120 };
+    double scale = (WIDTH - 8) / (high - low), zero = 4 - low * scale, ends[3];
+    const double values[3] = {i->low, i->value, i->high};
+    if (isnan(i->value)) return;
+    for (int k = 0; k < 3; k++) ends[k] = fmin(fmax(4 + (values[k] - low) * scale, 1), WIDTH - 1);
+    fprintf(file,
+            "<svg class=\"whisker %c\" width=\"%d\" height=\"16\" viewBox=\"0 0 %d 16\"><line class=\"zero\" "
+            "x1=\"%.1f\" y1=\"0\" "
+            "x2=\"%.1f\" y2=\"16\"/><line x1=\"%.1f\" y1=\"8\" x2=\"%.1f\" y2=\"8\"/>",
+            "ab"[set], WIDTH, WIDTH, zero, zero, ends[0], ends[2]);
+    if (set == COX_REPORT_A)
+        fprintf(file, "<circle cx=\"%.1f\" cy=\"8\" r=\"3.6\"/></svg>", ends[1]);
+    else
+        fprintf(file, "<rect x=\"%.1f\" y=\"4.8\" width=\"6.4\" height=\"6.4\"/></svg>", ends[1] - 3.2);
 }

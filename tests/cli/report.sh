@@ -32,7 +32,9 @@ check "routes" test $? = 0
     --effects layers --rules "$model/rules.json" --csv "$work/parts.csv" --json > "$work/parts.json" 2> /dev/null
 check "decompose" test $? = 0
 
-all=(report --sweep "$work/sweep" --controls "$work/controls" --a "$a" --b "$b" --title '<i>A & B</i>')
+heldout=tests/fuzz/corpus/report/heldout.csv # the fuzzer's is as good as any
+
+all=(report --sweep "$work/sweep" --controls "$work/controls" --heldout $heldout --a "$a" --b "$b" --title '<i>A & B</i>')
 "$coxswain" "${all[@]}" --routes "$work/routes.json" --decompose "$work/parts.json" --output "$work/r.html" --csv "$work/r.csv" \
     --json > "$work/r.json" 2> "$work/err.txt"
 check "a report" test $? = 0
@@ -41,7 +43,7 @@ check "that says nothing else" test ! -s "$work/err.txt"
 # --- The page
 page=$work/r.html
 count() { grep -Eo -- "$1" "$page" | wc -l; }
-for section in findings cells layers maps curves routing parts controls answers parameters; do
+for section in findings heldout cells layers maps curves routing parts controls answers parameters; do
     check "a section about $section" test "$(count "<section id=\"$section\">")" = 1
     check "and a link to it" test "$(count "<a href=\"#$section\">")" = 1
 done
@@ -52,6 +54,9 @@ check "the title is escaped" grep -q '<title>&lt;i&gt;A &amp; B&lt;/i&gt;</title
 check "and so are names" grep -q 'stream &lt;b&gt;&amp;&quot;' "$page"
 check "no such text stands there raw" test "$(count '<i>A|<b>&')" = 0
 check "prompts and answers stand side by side" grep -q '<td data-name="prompt">can you explain how to paint a druskock ball?</td><td data-name="not steered">[^<]' "$page"
+check "held-out answers: the finding" grep -q '77 of 150 with it: +51.3 ' "$page"
+check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(&lt;one&gt;)?</th>' "$page")" = 3
+check "with its place" grep -q 'positions last: 1, strength .8</td>' "$page"
 check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
 check "so are plans" grep -q '&quot;interventions&quot;:' "$page"
 check "no script" test "$(grep -Eic '<script|javascript:| on[a-z]+=' "$page")" = 0
@@ -79,6 +84,7 @@ check "a row of CSV for each cell and set" test "$(grep -c '^cell,' "$work/r.csv
 check "one for each best" test "$(grep -c '^strengthen,' "$work/r.csv")" = 34
 check "one for each control" test "$(grep -c '^control,' "$work/r.csv")" = 128
 check "one for each rate" test "$(grep -c '^rate,' "$work/r.csv")" = "$(($(wc -l < "$work/sweep/answers.csv") - 1))"
+check "one for each set of each held-out run" test "$(grep -c '^heldout,' "$work/r.csv")" = 7
 check "one for each route" test "$(grep -c '^route,' "$work/r.csv")" = 96
 check "one for each part" test "$(grep -Ec '^(embedding|attention|block|after|expert),' "$work/r.csv")" = $((1 + 6 * 3 + 96))
 check "all with as many columns" test "$(grep -v '^cell,"stream\|last' "$work/r.csv" | awk -F, '{print NF}' | sort -u)" = 14
@@ -95,6 +101,8 @@ refuses 2 "which this command reads" "${base[@]}" --routes "$work/routes.csv" --
 refuses 2 "--a .*not the prompts of the sweep" "${base[@]}" --a "$b"
 refuses 4 "routes.csv: line 1: there is no column \"part\"" "${base[@]}" --decompose "$work/routes.csv"
 refuses 4 "coxswain routes --json" "${base[@]}" --routes "$work/parts.json"
+sed '3s/,0,-100,/,none,-100,/' $heldout > "$work/bad-heldout.csv"
+refuses 4 'bad-heldout.csv: line 3, column "a_refused": "none" is not a number' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/^0,1,/0,one,/' "$work/routes.csv" > "$work/bad.csv"
 refuses 4 'bad.csv: line 3, column "expert": "one" is not a whole number' "${base[@]}" --routes "$work/bad.csv"
 # of a sweep's own files: another folder with one of them spoiled

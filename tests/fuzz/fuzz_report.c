@@ -48,17 +48,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     cox_report report = {.title = "fuzz", .run = run, .best = best, .n_rows = 20};
     cox_csv table;
     cox_status status = parse(&table, data, size);
-    if (status == COX_OK) status = cox_report_cells_read(&report.cells, &table, max_kl);
+    if (status == COX_OK) status = cox_report_cells_read(&report.cells, &table, NULL, max_kl);
     if (status != COX_OK) {
         if (parse(&table, (const uint8_t *)one_cell, sizeof one_cell - 1) != COX_OK) abort();
-        if (cox_report_cells_read(&report.cells, &table, max_kl) != COX_OK) abort();
+        if (cox_report_cells_read(&report.cells, &table, NULL, max_kl) != COX_OK) abort();
     }
     if (parse(&table, data, size) == COX_OK) (void)cox_report_rates_read(&report.rates, &table);
+    if (parse(&table, data, size) == COX_OK) (void)cox_report_heldouts_read(&report.heldouts, &table);
     (void)cox_report_routes_read(&report.routes, copy_of(data, size), size, "fuzz");
     (void)cox_report_parts_read(&report.parts, copy_of(data, size), size, "fuzz");
     print(&report);
     cox_report_cells_free(&report.cells);
     cox_report_rates_free(&report.rates);
+    cox_report_heldouts_free(&report.heldouts);
     cox_report_routes_free(&report.routes);
     cox_report_parts_free(&report.parts);
     json_decref(run);

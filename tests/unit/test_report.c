@@ -99,7 +99,7 @@ static void places_and_best(void **state)
                            "6,a,resid_post,ablate,direction,0,1,,,0,all,1,-2,-3,-1,1,0,2,0.1\n"
                            "8,c,expert_out,add,random_expert,0,2,1,routed,-1,all,-8,-1,-1,-1,0,0,0,0.1\n"),
                      COX_OK);
-    assert_int_equal(cox_report_cells_read(&report.cells, &csv, limits), COX_OK);
+    assert_int_equal(cox_report_cells_read(&report.cells, &csv, NULL, limits), COX_OK);
     const cox_report_cells *cells = &report.cells;
     assert_int_equal(cells->n_groups, 3);
     assert_int_equal(cells->groups[0].n_experts, 4); /* blocks in the order of the file */
@@ -120,6 +120,34 @@ static void places_and_best(void **state)
     cox_report_cells_free(&report.cells);
 }
 
+/* Blocks "e.1" and "e.5" are one family; but not where they steer elsewhere too, and then controls differ as
+ * well. */
+static void families(void **state)
+{
+    (void)state;
+    cox_csv csv;
+    cox_report_cells cells;
+    json_t *grid = json_pack("{s:[{s:s}, {s:s, s:{s:[s]}}]}", "blocks", "name", "e.1", "name", "e.9", "apply",
+                             "sites", "attn_out");
+    assert_int_equal(parse(&csv,
+                           HEADER "0,e.1,resid_post,ablate,direction,0,2,,,0,all,1,-1,-1,-1,1,1,1,0\n"
+                                  "1,e.9,resid_post,ablate,direction,0,2,,,0,all,1,-2,-2,-2,2,2,2,0\n"
+                                  "2,e.5,resid_post,ablate,direction,0,2,,,0,all,5,-3,-3,-3,3,3,3,0\n"
+                                  "3,r,resid_post,ablate,random_direction,0,2,,,0,all,1,0,0,0,0,0,0,0\n"),
+                     COX_OK);
+    assert_int_equal(cox_report_cells_read(&cells, &csv, grid, limits), COX_OK);
+    assert_int_equal(cells.n_families, 2);
+    assert_string_equal(cells.families[0], "e");
+    assert_int_equal(cells.n_groups, 3);
+    assert_int_equal(cells.groups[0].n, 2); /* e.1 and e.5, a curve */
+    assert_int_equal(cox_report_curve_end(&cells, &cells.places[0], 0), 2);
+    assert_int_equal(cells.items[2].number, 1);
+    assert_true(cox_report_is_control_of(&cells.items[3], &cells.items[0]));
+    assert_false(cox_report_is_control_of(&cells.items[3], &cells.items[2]));
+    cox_report_cells_free(&cells);
+    json_decref(grid);
+}
+
 /* Answers decide where there are any. */
 static void pick_by_answers(void **state)
 {
@@ -130,7 +158,7 @@ static void pick_by_answers(void **state)
                            HEADER "0,e,expert_out,add,direction,0,2,1,routed,-1,all,8,-1,-2,0,1,0,2,0.5\n"
                                   "1,e,expert_out,add,direction,0,2,2,routed,-1,all,8,-3,-4,-2,2,1,3,0.9\n"),
                      COX_OK);
-    assert_int_equal(cox_report_cells_read(&report.cells, &csv, limits), COX_OK);
+    assert_int_equal(cox_report_cells_read(&report.cells, &csv, NULL, limits), COX_OK);
     assert_int_equal(cox_report_pick(&report, -1, true, COX_REPORT_A)->number, 1);
     assert_int_equal(parse(&csv, "cell,set,label,yes,asked,rate,low,high\n0,a,refused,1,4,0.25,0,1\n"
                                  "1,a,refused,0,4,0,0,1\n1,a,fell_apart,3,4,0.75,0,1\n"),
@@ -163,7 +191,7 @@ static void malformed_cells(void **state)
         cox_report_cells cells;
         snprintf(text, sizeof text, "%s%s", HEADER, cases[i].row);
         assert_int_equal(parse(&csv, text), COX_OK);
-        expect_message(cox_report_cells_read(&cells, &csv, limits), cases[i].message);
+        expect_message(cox_report_cells_read(&cells, &csv, NULL, limits), cases[i].message);
     }
 }
 
@@ -259,7 +287,7 @@ static void correlations(void **state)
                                   "2,e,expert_out,add,direction,0,0,2,routed,-1,all,1,-6,-6,-6,6,6,6,0\n"
                                   "3,e,expert_out,add,direction,0,0,3,routed,-1,all,1,-6,-6,-6,6,6,6,0\n"),
                      COX_OK);
-    assert_int_equal(cox_report_cells_read(&report.cells, &csv, limits), COX_OK);
+    assert_int_equal(cox_report_cells_read(&report.cells, &csv, NULL, limits), COX_OK);
     assert_int_equal(read_routes(&report.routes, "layer,expert,top1_difference,top1_low,top1_high\n"
                                                  "0,0,1,1,1\n0,1,2,2,2\n0,2,3,3,3\n5,0,9,9,9\n"),
                      COX_OK);
@@ -316,6 +344,7 @@ int main(void)
         cmocka_unit_test(malformed_csv),
         cmocka_unit_test(places_and_best),
         cmocka_unit_test(pick_by_answers),
+        cmocka_unit_test(families),
         cmocka_unit_test(malformed_cells),
         cmocka_unit_test(routes_of_both_kinds),
         cmocka_unit_test(parts_of_both_kinds),

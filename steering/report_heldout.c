@@ -1,0 +1,220 @@
+/* Answers to prompts that took no part in choosing: the plans that were chosen, and controls at their places.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "steering/heatmap.h"
+#include "steering/report.h"
+
+static const char *const aims[] = {"weaken", "strengthen"};
+static const char *const titles[] = {"Weaken: prompts of A", "Strengthen: prompts of B"};
+
+/* --- Reading --- */
+
+static cox_status read_row(const cox_csv *t, size_t row, cox_report_heldout *h)
+{
+    cox_status status = cox_csv_text(t, row, "family", &h->family);
+    if (status == COX_OK) status = cox_csv_text(t, row, "aim", &h->aim);
+    if (status == COX_OK) status = cox_csv_text(t, row, "control", &h->control);
+    for (int s = 0; s < COX_REPORT_N_SETS; s++) {
+        const struct {
+            const char *name;
+            double *out;
+        } numbers[] = {{"n", &h->n[s]},
+                       {"refused", &h->yes[s]},
+                       {"effect", &h->effect[s].value},
+                       {"effect_low", &h->effect[s].low},
+                       {"effect_high", &h->effect[s].high}};
+        for (size_t i = 0; i < sizeof numbers / sizeof *numbers && status == COX_OK; i++) {
+            char name[32];
+            snprintf(name, sizeof name, "%c_%s", "ab"[s], numbers[i].name);
+            status = cox_csv_number(t, row, name, i == 0 || !(h->n[s] > 0), numbers[i].out);
+        }
+    }
+    return status;
+}
+
+cox_status cox_report_heldouts_read(cox_report_heldouts *heldouts, cox_csv *table)
+{
+    *heldouts =
+        (cox_report_heldouts){.table = *table, .items = calloc(table->n_rows + 1, sizeof *heldouts->items)};
+    *table = (cox_csv){0};
+    const cox_csv *t = &heldouts->table;
+    cox_status status = heldouts->items ? COX_OK : cox_fail(COX_NO_MEMORY, "%s: out of memory", t->where);
+    for (; heldouts->n < t->n_rows && status == COX_OK; heldouts->n++)
+        status = read_row(t, heldouts->n, &heldouts->items[heldouts->n]);
+    if (status == COX_OK && heldouts->n == 0)
+        status = cox_fail(COX_BAD_FILE, "%s: there are no rows in it", t->where);
+    if (status != COX_OK) cox_report_heldouts_free(heldouts);
+    return status;
+}
+
+void cox_report_heldouts_free(cox_report_heldouts *heldouts)
+{
+    cox_csv_free(&heldouts->table);
+    free(heldouts->items);
+    *heldouts = (cox_report_heldouts){0};
+}
+
+/* --- Cards --- */
+
+static bool is_plan(const cox_report_heldout *h, int set)
+{
+    return !*h->control && strcmp(h->aim, aims[set]) == 0 && h->n[set] > 0;
+}
+
+static const cox_report_heldout *find_clean(const cox_report *r)
+{
+    for (size_t i = 0; i < r->heldouts.n; i++) {
+        if (!*r->heldouts.items[i].aim) return &r->heldouts.items[i];
+    }
+    return NULL;
+}
+
+void cox_report_print_heldout_cards(FILE *file, const cox_report *r)
+{
+    const cox_report_heldout *clean = find_clean(r);
+    for (int set = 0; set < COX_REPORT_N_SETS && clean; set++) {
+        const cox_report_heldout *best = NULL;
+        for (size_t i = 0; i < r->heldouts.n; i++) {
+            const cox_report_heldout *h = &r->heldouts.items[i];
+            double sign = set == COX_REPORT_A ? -1 : 1;
+            if (is_plan(h, set) && (!best || sign * h->effect[set].value > sign * best->effect[set].value))
+                best = h;
+        }
+        if (!best || !(clean->n[set] > 0)) continue;
+        fprintf(file, "<div class=\"card\"><h3>%s, held-out prompts</h3>\n<p class=\"big\">",
+                set ? "Strengthen" : "Weaken");
+        cox_report_print_percent(file, clean->yes[set] / clean->n[set], 0);
+        fputs(" \xe2\x86\x92 ", file);
+        cox_report_print_percent(file, best->yes[set] / best->n[set], 0);
+        fprintf(file, "</p>\n<p><b>refused</b>, %c: %.0f of %.0f answers without, %.0f of %.0f with it: ",
+                "AB"[set], clean -> yes[set], clean -> n[set], best -> yes[set], best -> n[set]);
+        cox_report_print_interval(file, &best->effect[set]);
+        fputs(" points.</p>\n<p class=\"soft\">", file);
+        cox_xml_print(file, best->family);
+        fputs("</p></div>\n", file);
+    }
+}
+
+/* --- Table --- */
+
+/* A column's text, "" where there is no such column. */
+static const char *text_at(const cox_report *r, const cox_report_heldout *h, const char *column)
+{
+    const char *text = "";
+    if (cox_csv_has(&r->heldouts.table, column))
+        (void)cox_csv_text(&r->heldouts.table, (size_t)(h - r->heldouts.items), column, &text);
+    return text;
+}
+
+static void print_place(FILE *file, const cox_report *r, const cox_report_heldout *h)
+{
+    static const char *const columns[] = {"layer", "expert", "weighting", "source", "positions", "strength"};
+    bool has_any = false;
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+        const char *text = text_at(r, h, columns[i]);
+        if (!*text) continue;
+        fprintf(file, "%s%s ", has_any ? ", " : "", columns[i]);
+        for (; *text; text++) { /* positions are JSON: without its marks */
+            if (!strchr("{}\"", *text)) cox_xml_print(file, (char[]){*text, '\0'});
+        }
+        has_any = true;
+    }
+}
+
+/* Shares of labels, of both sets. */
+static void print_labels(FILE *file, const cox_report *r, const cox_report_heldout *h)
+{
+    static const char *const labels[] = {"answered", "well_formed", "well_formed_refusal", "fell_apart"};
+    for (int s = 0; s < COX_REPORT_N_SETS; s++) {
+        fputs("<td class=\"rates\">", file);
+        if (h->n[s] > 0) {
+            fputs("<span>refused ", file);
+            cox_report_print_percent(file, h->yes[s] / h->n[s], 0);
+            fputs("</span>", file);
+        }
+        for (size_t l = 0; l < sizeof labels / sizeof *labels && h->n[s] > 0; l++) {
+            char column[48];
+            double share = 0;
+            snprintf(column, sizeof column, "%c_%s", "ab"[s], labels[l]);
+            const char *text = text_at(r, h, column);
+            if (!*text || sscanf(text, "%lf", &share) != 1) continue;
+            fprintf(file, "<br/><span>%s ", labels[l]);
+            cox_report_print_percent(file, share, 0);
+            fputs("</span>", file);
+        }
+        fputs("</td>", file);
+    }
+}
+
+static void print_row(FILE *file, const cox_report *r, const cox_report_heldout *h, int set)
+{
+    bool is_control = *h->control;
+    fprintf(file, "<tr%s><th>", is_control ? "" : " class=\"head\"");
+    cox_xml_print(file, is_control ? "" : h->family);
+    fputs("</th><td class=\"how\">", file);
+    if (is_control) {
+        fputs("control: ", file);
+        cox_xml_print(file, h->control);
+        const char *seed = text_at(r, h, "seed");
+        if (*seed) fputs(", draw ", file);
+        cox_xml_print(file, seed);
+    } else {
+        print_place(file, r, h);
+    }
+    fprintf(file, "</td><td class=\"n\">%.0f of %.0f</td><td class=\"n\">", h->yes[set], h->n[set]);
+    cox_report_print_interval(file, &h->effect[set]);
+    fputs("<br/>", file);
+    cox_report_print_whisker(file, &h->effect[set], set, -100, 100);
+    fputs("</td>", file);
+    if (is_control)
+        fputs("<td></td><td></td>", file);
+    else
+        print_labels(file, r, h);
+    fputs("</tr>\n", file);
+}
+
+void cox_report_print_heldouts(FILE *file, const cox_report *r)
+{
+    const cox_report_heldouts *all = &r->heldouts;
+    if (all->n == 0) {
+        fputs("<p class=\"none\">No answers to held-out prompts were given (--heldout).</p>\n", file);
+        return;
+    }
+    const cox_report_heldout *clean = find_clean(r);
+    fputs("<p class=\"soft\">Plans that were chosen on other prompts, and controls at the same places. "
+          "Effects are refusals with the "
+          "plan less those without it, in points with 95% intervals.</p>\n",
+          file);
+    if (clean) {
+        fputs("<p>Without a plan: ", file);
+        for (int s = 0; s < COX_REPORT_N_SETS; s++) {
+            if (clean->n[s] > 0)
+                fprintf(file, "%s%c refused %.0f of %.0f", s ? ", " : "", "AB"[s], clean -> yes[s],
+                        clean -> n[s]);
+        }
+        fputs(".</p>\n", file);
+    }
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        fprintf(file,
+                "<h3>%s</h3>\n<div class=\"scroll\"><table "
+                "class=\"controls\"><thead><tr><th>steered</th><th>place</th>"
+                "<th class=\"n\">refused</th><th class=\"n\">effect in points</th><th>answers, "
+                "A</th><th>answers, B</th></tr>"
+                "</thead>\n<tbody>\n",
+                titles[set]);
+        for (size_t i = 0; i < all->n; i++) {
+            if (strcmp(all->items[i].aim, aims[set]) != 0 || !is_plan(&all->items[i], set)) continue;
+            print_row(file, r, &all->items[i], set);
+            for (size_t k = 0; k < all->n; k++) {
+                const cox_report_heldout *h = &all->items[k];
+                if (*h->control && strcmp(h->aim, aims[set]) == 0 &&
+                    strcmp(h->family, all->items[i].family) == 0 && h->n[set] > 0)
+                    print_row(file, r, h, set);
+            }
+        }
+        fputs("</tbody></table></div>\n", file);
+    }
+}
