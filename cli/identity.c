@@ -65,12 +65,11 @@ cox_status cox_identity_add_file(json_t *run, const char *key, const char *path,
 
 /* The fingerprint of a model says nothing of its weights, and reading all of them would take as long as
  * loading: some bytes of tensors all over it tell one training from another. */
-static json_t *sample_weights(const cox_model *model)
+static void sample_weights(const cox_model *model, char digest[SHA256_DIGEST_STRING_LENGTH])
 {
     size_t n = cox_checkpoint_n_tensors(model->checkpoint);
     size_t stride = n / SAMPLED_TENSORS + 1;
     SHA2_CTX sha;
-    char digest[SHA256_DIGEST_STRING_LENGTH];
     SHA256Init(&sha);
     for (size_t i = 0; i < n; i += stride) {
         const cox_tensor *tensor = cox_checkpoint_tensor(model->checkpoint, i);
@@ -78,24 +77,40 @@ static json_t *sample_weights(const cox_model *model)
         const uint8_t *middle = (const uint8_t *)tensor->data + (tensor->n_bytes - n_bytes) / 2;
         SHA256Update(&sha, middle, n_bytes);
     }
-    return json_string(SHA256End(&sha, digest));
+    SHA256End(&sha, digest);
 }
 
 /* The small files beside the weights that decide how text becomes tokens and where it ends. */
-static cox_status add_texts(json_t *run, const char *folder)
+static cox_status hash_texts(const char *folder, bool has_tokenizer, char digest[SHA256_DIGEST_STRING_LENGTH])
 {
-    static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json",
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                                         "chat_template.jinja", "generation_config.json"};
     SHA2_CTX sha;
-    char path[4096], digest[SHA256_DIGEST_STRING_LENGTH];
+    char path[4096];
     SHA256Init(&sha);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = has_tokenizer ? 0 : 1; i < sizeof names / sizeof *names; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
         SHA256Update(&sha, (const uint8_t *)names[i], strlen(names[i]) + 1);
         cox_status status = hash_file(&sha, path, NULL);
         if (status != COX_OK && status != COX_NOT_FOUND) return status;
     }
-    return add(run, "model_settings", json_string(SHA256End(&sha, digest)));
+    SHA256End(&sha, digest);
+    return COX_OK;
+}
+
+static cox_status add_texts(json_t *run, const char *folder)
+{
+    char digest[SHA256_DIGEST_STRING_LENGTH];
+    cox_status status = hash_texts(folder, false, digest);
+    return status == COX_OK ? add(run, "model_settings", json_string(digest)) : status;
+}
+
+cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model)
+{
+    *identity = (cox_model_identity){0};
+    memcpy(identity->fingerprint, model->fingerprint, sizeof identity->fingerprint);
+    sample_weights(model, identity->weights);
+    return hash_texts(model->folder, true, identity->texts);
 }
 
 /* All kernels but these give the same bits. */
@@ -106,11 +121,12 @@ static bool is_exact(const char *kernel)
 
 cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model)
 {
-    char tokenizer[65];
+    char tokenizer[65], weights[SHA256_DIGEST_STRING_LENGTH];
     cox_status status = cox_tokenizer_fingerprint(model->folder, tokenizer);
     if (status == COX_OK) status = add(run, "model", json_string(options->model));
     if (status == COX_OK) status = add(run, "model_fingerprint", json_string(model->fingerprint));
-    if (status == COX_OK) status = add(run, "model_weights", sample_weights(model));
+    sample_weights(model, weights);
+    if (status == COX_OK) status = add(run, "model_weights", json_string(weights));
     if (status == COX_OK) status = add(run, "model_tokenizer", json_string(tokenizer));
     if (status == COX_OK) status = add_texts(run, model->folder);
     if (status == COX_OK && options->template_name)

@@ -16,6 +16,13 @@
  * template, end tokens; whether kernels round. Errors: NOT_FOUND, IO, NO_MEMORY. */
 cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model);
 
+/* What all ranks of a run must have in common: hex digests of config and tensors' names and shapes; of a
+ * sample of the weights; of the files that make tokens of text and say where it ends. Errors: IO. */
+typedef struct cox_model_identity {
+    char fingerprint[65], weights[65], texts[65];
+} cox_model_identity;
+cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model);
+
 /* What requests that do not say otherwise are sampled with. Errors: NO_MEMORY. */
 cox_status cox_identity_add_sampling(json_t *run, const cox_options *options);
 

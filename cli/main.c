@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/run.h"
 #include "cluster/cluster.h"
 #include "cluster/drain.h"
 
@@ -58,6 +59,22 @@ static bool drains(const cox_options *options)
     return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP;
 }
 
+/* Whether the model can be spread over so many ranks, before they are all started. A model that cannot be
+ * opened here is the ranks' to complain about: they may see another folder. */
+static cox_status check_ranks(const cox_options *options)
+{
+    cox_layout layout;
+    cox_model *model = NULL;
+    cox_placement *placement = NULL;
+    cox_status status = cox_layout_make(&layout, options, (int32_t)options->ranks, 1);
+    if (status != COX_OK || !options->model || cox_model_open(&model, options->model) != COX_OK)
+        return status;
+    status = cox_run_read_placement(&placement, model, &layout, options->placement);
+    cox_placement_destroy(placement);
+    cox_model_close(model);
+    return status;
+}
+
 /* The same command under mpirun. Only this process sees the terminal, so it settles how progress is shown. */
 static cox_status launch(const cox_options *options, int argc, char *argv[], int *exit_code)
 {
@@ -84,8 +101,10 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT ||
                     options->command == COX_COMMAND_REPORT ||
                     (options->command == COX_COMMAND_EVALUATE && !options->model);
-    if (!is_local && options->ranks > 1 && !cox_launch_is_inside())
-        return launch(options, argc, argv, exit_code);
+    if (!is_local && options->ranks > 1 && !cox_launch_is_inside()) {
+        cox_status status = check_ranks(options);
+        return status == COX_OK ? launch(options, argc, argv, exit_code) : status;
+    }
     if (drains(options)) cox_drain_listen();
     if (!is_local && cox_launch_is_inside()) {
         cox_status status = cox_launch_prepare_environment((int32_t)options->threads, argv);

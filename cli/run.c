@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/identity.h"
 #include "cli/memory.h"
 #include "cli/table.h"
 #include "cluster/drain.h"
@@ -51,17 +52,24 @@ static cox_status create_cluster(cox_run *run)
 }
 
 /* All ranks must see the same model, not merely one of the same name. Collective. */
-static cox_status compare_fingerprints(cox_run *run)
+static cox_status compare_models(cox_run *run)
 {
-    char *all = NULL;
-    size_t *offsets = NULL, n = sizeof run->model->fingerprint;
-    cox_status status = cox_cluster_gather(run->cluster, run->model->fingerprint, n, (void **)&all, &offsets);
+    cox_model_identity mine, *all = NULL;
+    size_t *offsets = NULL;
+    cox_status status = cox_run_agree(run, cox_identity_of_model(&mine, run->model));
+    if (status != COX_OK) return status;
+    status = cox_cluster_gather(run->cluster, &mine, sizeof mine, (void **)&all, &offsets);
     for (int32_t rank = 1; rank < run->layout.size && status == COX_OK && all; rank++) {
-        if (memcmp(all + offsets[rank], all, n) == 0) continue;
-        status = cox_fail(COX_BAD_FILE,
-                          "%s: rank %d sees another model there than rank 0 (fingerprints %.12s and %.12s); "
-                          "give all machines the same folder",
-                          run->options->model, rank, all + offsets[rank], all);
+        const char *what = strcmp(all[rank].fingerprint, all[0].fingerprint)
+                               ? "another config.json, or other tensors,"
+                           : strcmp(all[rank].weights, all[0].weights) ? "other weights"
+                           : strcmp(all[rank].texts, all[0].texts)
+                               ? "another tokenizer, chat template or generation_config.json"
+                               : NULL;
+        if (!what) continue;
+        status =
+            cox_fail(COX_BAD_FILE, "%s: rank %d sees %s there than rank 0; give all machines the same folder",
+                     run->options->model, (int)rank, what);
     }
     free(all);
     free(offsets);
@@ -73,7 +81,7 @@ static cox_status open_model(cox_run *run)
     cox_status status = cox_model_open(&run->model, run->options->model);
     if (status == COX_OK) status = cox_kernels_select(&run->kernels, run->options->kernel);
     status = cox_run_agree(run, status);
-    return status != COX_OK ? status : compare_fingerprints(run);
+    return status != COX_OK ? status : compare_models(run);
 }
 
 /* --- Placement --- */
@@ -151,7 +159,8 @@ static cox_status make_placement(cox_run *run)
     if (path) {
         if (run->rank == 0) status = read_text(path, &text, &n);
         status = cox_run_agree(run, status);
-        if (status == COX_OK) status = cox_cluster_broadcast(run->cluster, 0, &text, &n);
+        if (status != COX_OK) return status;
+        status = cox_cluster_broadcast(run->cluster, 0, &text, &n);
     }
     if (status == COX_OK) status = build_placement(&run->placement, run->model, &run->layout, path, text, n);
     free(text);

@@ -136,13 +136,14 @@ static cox_status read_rank(reader *r, const json_t *value, int32_t layer, int32
                         r->where, (int)layer, (int)expert, (int)r->p->ranks[0], (int)r->p->ranks[seat - 1]);
     }
     int32_t place = r->at;
-    for (; place > first && r->p->seats[place - 1] > seat; place--)
-        r->p->seats[place] = r->p->seats[place - 1];
+    while (place > first && r->p->seats[place - 1] > seat) place--;
     if (place > first && r->p->seats[place - 1] == seat) {
         return cox_fail(COX_BAD_FILE, "%s: layer %d, expert %d: rank %d is listed twice", r->where,
                         (int)layer, (int)expert, (int)r->p->ranks[seat]);
     }
-    r->p->seats[place] = seat;
+    int32_t *to = r->p->seats + place; /* there is room: no rank comes twice */
+    memmove(to + 1, to, (size_t)(r->at - place) * sizeof *to);
+    *to = seat;
     r->at++;
     return COX_OK;
 }
@@ -156,10 +157,6 @@ static cox_status read_expert(reader *r, const json_t *value, int32_t layer, int
                         (int)expert);
     }
     for (size_t i = 0; i < json_array_size(value); i++) {
-        if (i >= (size_t)r->p->n_ranks) { /* more entries than ranks: one of them must be a repetition */
-            return cox_fail(COX_BAD_FILE, "%s: layer %d, expert %d: a rank is listed twice", r->where,
-                            (int)layer, (int)expert);
-        }
         cox_status status = read_rank(r, json_array_get(value, i), layer, expert, first);
         if (status != COX_OK) return status;
     }

@@ -347,13 +347,15 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
     int64_t limit = (int64_t)request->n_prompt + request->max_tokens;
     int64_t n_cache = (int64_t)engine->kv_shape.n_pages * COX_KV_BLOCK;
     if (limit > engine->model->max_positions) limit = engine->model->max_positions;
-    if (limit > n_cache) limit = n_cache;
+    bool is_cut = limit > n_cache;
+    if (is_cut) limit = n_cache;
 
     cox__sequence *s = calloc(1, sizeof *s);
     if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for a sequence");
     *s = (cox__sequence){.request = *request,
                          .n_tokens = request->n_prompt,
                          .n_limit = (int32_t)limit,
+                         .is_cut = is_cut,
                          .n_reported = request->logits_from,
                          .submitted_s = cox_now_s()};
     s->request.prompt = NULL;
@@ -431,6 +433,21 @@ static bool all_finite(const float *x, int32_t n)
     return true;
 }
 
+/* It has all tokens that it may have. An answer that depends on the size of the cache is none. */
+static void finish_full(cox_engine *engine, cox__sequence *s)
+{
+    if (!s->is_cut) {
+        finish(engine, s, COX_FINISH_LENGTH, NULL);
+        return;
+    }
+    char text[160];
+    snprintf(
+        text, sizeof text,
+        "the answer does not fit the KV cache, which holds %d tokens: raise --kv-memory or lower max_tokens",
+        (int)s->n_limit);
+    finish(engine, s, COX_FINISH_ERROR, text);
+}
+
 /* Samples the sequence's next token from the logits of its last position and ends it where it should end. */
 static void accept_token(cox_engine *engine, cox__sequence *s, const float *logits)
 {
@@ -455,7 +472,7 @@ static void accept_token(cox_engine *engine, cox__sequence *s, const float *logi
     if (ends || (!s->request.ignore_eos && is_eos(model, token))) {
         finish(engine, s, COX_FINISH_STOP, NULL);
     } else if (s->n_tokens == s->n_limit && !s->request.wants_logits) {
-        finish(engine, s, COX_FINISH_LENGTH, NULL);
+        finish_full(engine, s);
     }
 }
 
@@ -472,7 +489,7 @@ static void use_logits(cox_engine *engine, int32_t row, const float *logits)
     if (s->n_tokens < s->n_limit) {
         accept_token(engine, s, logits);
     } else {
-        finish(engine, s, COX_FINISH_LENGTH, NULL); /* its last logits were all that was left */
+        finish_full(engine, s); /* its last logits were all that was left */
     }
 }
 
@@ -500,7 +517,7 @@ static void advance_sequences(cox_engine *engine)
         s->n_computed += s->n_scheduled;
         cox_kv_index(engine->kv, &s->table, s->tokens, s->n_computed, s->request.n_prompt);
         bool is_complete = s->n_computed == s->n_tokens && s->n_tokens == s->n_limit;
-        if (is_complete && !s->request.wants_logits) finish(engine, s, COX_FINISH_LENGTH, NULL);
+        if (is_complete && !s->request.wants_logits) finish_full(engine, s);
     }
 }
 

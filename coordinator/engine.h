@@ -145,7 +145,7 @@ void cox_engine_destroy(cox_engine *engine);
 
 /* Queues a sequence. Errors (state unchanged): INVALID (an id outside the vocabulary, empty prompt,
  * sampling, something to be reported that nobody listens to), TOO_LONG (prompt alone beyond max_positions or
- * the KV cache; max_tokens is cut to what fits, finish LENGTH), NO_MEMORY. */
+ * the KV cache; an answer cut by the context finishes with LENGTH, by the KV cache with ERROR), NO_MEMORY. */
 cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request);
 
 /* Sequences waiting or running. */

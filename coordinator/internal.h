@@ -18,6 +18,7 @@ typedef struct cox__sequence {
     int32_t *tokens;              /* [n_limit] prompt, then generated ids */
     int32_t n_tokens;
     int32_t n_limit;                /* most tokens, prompt included, that this sequence may have */
+    bool is_cut;                    /* n_limit is what the KV cache holds, less than was asked for */
     int32_t n_computed;             /* positions below have their KV in the table */
     int32_t n_scheduled;            /* rows of the current step */
     int32_t n_shared;               /* of these, rows at positions below are those of the sequence before */

@@ -53,7 +53,8 @@ static cox_status refuse_features(const cox__config *config)
     }
     const char *activation = "silu";
     cox_status status = cox__config_string(config, "hidden_act", &activation);
-    if (status == COX_OK && strcmp(activation, "silu") != 0) {
+    if (status == COX_OK && strcmp(activation, "silu") != 0 &&
+        strcmp(activation, "swish") != 0) { /* another name for it */
         status = cox_fail(COX_UNSUPPORTED, "%s: hidden_act \"%.100s\" is not built; only silu is",
                           config->where, activation);
     }

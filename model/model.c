@@ -167,6 +167,7 @@ static cox_status open_parts(cox_model *m)
 
 cox_status cox_model_open(cox_model **model, const char *folder)
 {
+    if (!*folder) return cox_fail(COX_INVALID, "the model is \"\": give the folder of a Hugging Face model");
     cox_arena *arena = NULL;
     cox_status status = cox_arena_create(&arena, "model", 0);
     if (status != COX_OK) return status;

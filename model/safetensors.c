@@ -55,7 +55,7 @@ static cox_status header_length(const char *path, const unsigned char *file, siz
         return cox_fail(COX_BAD_FILE,
                         "%s: header of %" PRIu64
                         " bytes is larger than the allowed %d; this is not a safetensors "
-                        "file, or its start is damaged",
+                        "file, or its start is damaged; fetch it again (a git-lfs pointer: git lfs pull)",
                         path, n, COX__SAFETENSORS_MAX_HEADER_BYTES);
     }
     if (n > n_bytes - 8) {

@@ -18,6 +18,10 @@ refuses 2 "kernel" generate --model "$model" "${ask[@]}" --kernel nonesuch
 refuses 3 "nowhere.txt" generate --model "$model" --prompt-file "$work/nowhere.txt"
 refuses 2 "kv-memory|KV cache" generate --model "$model" "${ask[@]}" --kv-memory 100
 refuses 6 "available" generate --model "$model" "${ask[@]}" --kv-memory 900T
+"$coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 100 --ignore-eos --kv-memory 400K --json \
+    > "$work/full.json" 2> "$work/full.err"
+check "an answer that outgrows the KV cache is an error" test $? = 11
+check "which says so" grep -q "raise --kv-memory" "$work/full.err"
 refuses 6 "available" generate --model "$model" "${ask[@]}" --kv-memory 900T --ranks 2
 refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))"
 refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))" --ranks 2
@@ -99,7 +103,22 @@ together() { # CODE PATTERN MODEL_OF_RANK_1
     fi
 }
 together 3 "rank 1 on .*nowhere" "$work/nowhere"
-together 4 "rank 1 sees another model" $tiny
+together 4 "rank 1 sees another config.json" $tiny
+for changed in tokenizer.json generation_config.json model.safetensors; do
+    rm -rf "$work/copy"
+    cp -r "$model" "$work/copy"
+    case $changed in
+        model.safetensors) # the middle of every tensor is sampled: all bytes but the header's
+            size=$(wc -c < "$work/copy/$changed") head=$((size / 4))
+            { head -c $head "$model/$changed"; head -c $((size - head)) /dev/zero; } > "$work/copy/$changed" ;;
+        *) sed -i '$s/$/ /' "$work/copy/$changed" ;;
+    esac
+    case $changed in model*) what=weights ;; *) what="tokenizer, chat template or generation_config.json" ;; esac
+    together 4 "rank 1 sees .*$what" "$work/copy"
+done
+began=$SECONDS
+refuses 2 "500|experts" generate --model "$model" "${ask[@]}" --ranks 500
+check "too many ranks are refused before they start" test $((SECONDS - began)) -le 3
 checks=$((checks + 1))
 timeout 10 "${mpi[@]}" -n 2 "$coxswain" generate --model "$model" "${ask[@]}" --ranks 3 > "$work/out" 2> "$work/err"
 [ $? = 2 ] && grep -q "launch has 2 ranks" "$work/err" || { echo "FAILED: --ranks 3 in a launch of 2" >&2; failures=$((failures + 1)); }
