@@ -15,9 +15,10 @@ typedef struct summary {
     cox_interval interval;
 } summary;
 
-/* Prompts whose field --by has this value; value NULL: all of them. */
+/* Prompts whose field --by has this value; group 0, value NULL: all of them. */
 typedef struct group {
     const char *value;
+    int32_t number;
     int32_t n_items;
     summary (*cells)[N_COLUMNS]; /* [n_measures] */
 } group;
@@ -25,16 +26,15 @@ typedef struct group {
 typedef struct groups {
     const cox_evaluation *e;
     group *groups;
+    int32_t *of; /* [n_items] the group of each prompt; 0: it does not have the field */
     int32_t n;
 } groups;
 
 /* --- Numbers --- */
 
-static bool is_in(const cox_evaluation *e, const group *g, int32_t i)
+static bool is_in(const groups *all, const group *g, int32_t i)
 {
-    if (!g->value) return true;
-    const char *value = cox_item_field(&e->items[i], e->options->by);
-    return value && strcmp(value, g->value) == 0;
+    return g->number == 0 || all->of[i] == g->number;
 }
 
 static double value_of(const cox_measure *m, int column, int32_t i)
@@ -45,14 +45,15 @@ static double value_of(const cox_measure *m, int column, int32_t i)
 }
 
 /* values: scratch [n_items]. */
-static cox_status summarise(const cox_evaluation *e, const group *g, const cox_measure *m, int column,
+static cox_status summarise(const groups *all, const group *g, const cox_measure *m, int column,
                             double *values, summary *out)
 {
+    const cox_evaluation *e = all->e;
     const cox_bootstrap bootstrap = {(uint64_t)e->options->seed, (int32_t)e->options->resamples};
     int32_t n = 0;
     int64_t hits = 0;
     for (int32_t i = 0; i < e->n_items; i++) {
-        double value = is_in(e, g, i) ? value_of(m, column, i) : (double)NAN;
+        double value = is_in(all, g, i) ? value_of(m, column, i) : (double)NAN;
         if (isnan(value)) continue;
         values[n++] = value;
         hits += value > 0;
@@ -66,15 +67,16 @@ static cox_status summarise(const cox_evaluation *e, const group *g, const cox_m
     return cox_interval_mean(values, n, &bootstrap, &out->interval);
 }
 
-static cox_status fill(const cox_evaluation *e, group *g)
+static cox_status fill(const groups *all, group *g)
 {
+    const cox_evaluation *e = all->e;
     double *values = malloc((size_t)e->n_items * sizeof *values);
     g->cells = calloc((size_t)e->n_measures, sizeof *g->cells);
     cox_status status = values && g->cells ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a table");
-    for (int32_t i = 0; i < e->n_items; i++) g->n_items += is_in(e, g, i);
+    for (int32_t i = 0; i < e->n_items; i++) g->n_items += is_in(all, g, i);
     for (int32_t m = 0; m < e->n_measures; m++) {
         for (int c = 0; c < N_COLUMNS && status == COX_OK; c++)
-            status = summarise(e, g, &e->measures[m], c, values, &g->cells[m][c]);
+            status = summarise(all, g, &e->measures[m], c, values, &g->cells[m][c]);
     }
     free(values);
     return status;
@@ -85,18 +87,21 @@ static cox_status make_groups(groups *all)
 {
     const cox_evaluation *e = all->e;
     all->groups = calloc((size_t)e->n_items + 1, sizeof *all->groups);
-    if (!all->groups) return cox_fail(COX_NO_MEMORY, "out of memory for groups");
+    all->of = calloc((size_t)e->n_items + 1, sizeof *all->of);
+    if (!all->groups || !all->of) return cox_fail(COX_NO_MEMORY, "out of memory for groups");
     all->n = 1;
     for (int32_t i = 0; i < e->n_items && e->options->by; i++) {
         const char *value = cox_item_field(&e->items[i], e->options->by);
         int32_t g = 1;
         while (value && g < all->n && strcmp(all->groups[g].value, value) != 0) g++;
-        if (value && g == all->n) all->groups[all->n++].value = value;
+        if (!value) continue;
+        if (g == all->n) all->groups[all->n++] = (group){.value = value, .number = g};
+        all->of[i] = g;
     }
     if (e->options->by && all->n == 1)
         return cox_fail(COX_INVALID, "--by %s: no prompt has that field as a string", e->options->by);
     cox_status status = COX_OK;
-    for (int32_t g = 0; g < all->n && status == COX_OK; g++) status = fill(e, &all->groups[g]);
+    for (int32_t g = 0; g < all->n && status == COX_OK; g++) status = fill(all, &all->groups[g]);
     return status;
 }
 
@@ -310,5 +315,6 @@ cox_status cox_evaluation_print(const cox_evaluation *e)
     }
     for (int32_t g = 0; g < all.n; g++) free(all.groups[g].cells);
     free(all.groups);
+    free(all.of);
     return status;
 }
