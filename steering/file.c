@@ -18,8 +18,10 @@ static cox_status read_open(const char *path, int descriptor, unsigned char **da
 {
     struct stat info;
     if (fstat(descriptor, &info) != 0) return cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode) || info.st_size > COX__MAX_FILE_BYTES) {
-        return cox_fail(COX_BAD_FILE, "%s: is not a file of at most %d bytes", path, COX__MAX_FILE_BYTES);
+    if (!S_ISREG(info.st_mode)) return cox_fail(COX_BAD_FILE, "%s: is not a regular file", path);
+    if (info.st_size > COX__MAX_FILE_BYTES) {
+        return cox_fail(COX_BAD_FILE, "%s: has more than the %d bytes that are read", path,
+                        COX__MAX_FILE_BYTES);
     }
     size_t n = (size_t)info.st_size, done = 0;
     unsigned char *bytes = malloc(n ? n : 1);
@@ -41,7 +43,8 @@ static cox_status read_open(const char *path, int descriptor, unsigned char **da
 
 cox_status cox__file_read(const char *path, unsigned char **data, size_t *n_bytes)
 {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    /* Not blocking: a pipe that nobody writes to would be waited for instead of refused. */
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) {
         return cox_fail(errno == ENOENT ? COX_NOT_FOUND : COX_IO, "%s: cannot open: %s", path,
                         strerror(errno));

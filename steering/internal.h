@@ -97,6 +97,8 @@ void cox__plan_builder_release(cox__plan_builder *builder);
 cox_status cox__plan_parse(cox__plan_builder *builder, const json_t *json);
 /* --- plan_check.c: what only the whole plan can tell --- */
 cox_status cox__plan_check(const cox_plan *plan, const cox_model *model, const char *where);
+/* plan_reach.c, the last part of it: refuses what no row can reach. */
+cox_status cox__plan_check_reach(const cox_plan *plan, const cox_model *model, const char *where);
 
 /* --- plan.c --- */
 cox_status cox__plan_create(cox_plan **plan, int32_t n_layers, int32_t n_experts, int32_t d_model);

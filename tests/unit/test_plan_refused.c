@@ -3,6 +3,7 @@
 #include "steering_model.h"
 
 #include <math.h>
+#include <sys/stat.h>
 
 static int write_one(const char *file, cox_vector vector)
 {
@@ -56,6 +57,7 @@ typedef struct {
 #define POST   "'site': 'resid_post', 'layer': 2"
 #define EXPERT "'site': 'expert_out', 'layer': 2, 'expert': 3"
 #define ROUTER "'site': 'router_logits', 'layer': 2"
+#define OUT3   ROUTER ", 'op': 'force_out', 'expert': 3"
 
 static const refusal refusals[] = {
     {"'site': 'resid_past', 'layer': 2, " ADD,
@@ -165,12 +167,18 @@ static const refusal refusals[] = {
      "width 19, but router_logits of this model has 8"},
     /* the router */
     {ROUTER ", 'op': 'force_in', 'expert': [1, 2, 3]",
-     "3 experts are forced in at layer 2, but a row has only 2"},
+     "intervention 0: 3 experts are forced in at layer 2, but a row has only 2"},
+    {ROUTER ", 'op': 'force_in', 'expert': [1, 2]}, {" ROUTER ", 'op': 'force_in', 'expert': 3}, {" ROUTER
+            ", 'op': 'force_in', 'expert': 1",
+     "intervention 1: 3 experts are forced in at layer 2, but a row has only 2"},
     {ROUTER ", 'op': 'force_out', 'expert': [0, 1, 2, 3, 4, 5, 6]",
-     "7 of 8 experts are forced out at layer 2, and a row needs 2"},
-    {ROUTER ", 'op': 'force_out', 'expert': 'all'", "8 of 8 experts are forced out"},
+     "intervention 0: 7 of 8 experts are forced out at layer 2, and a row needs 2"},
+    {ROUTER ", 'op': 'force_out', 'expert': 'all'", "intervention 0: 8 of 8 experts are forced out"},
+    {ROUTER ", 'op': 'force_out', 'expert': [0, 1, 2]}, {" ROUTER
+            ", 'op': 'force_out', 'expert': [3, 4, 5, 6]}, {" ROUTER ", 'op': 'force_in', 'expert': 7",
+     "intervention 1: 7 of 8 experts are forced out at layer 2, and a row needs 2"},
     {ROUTER ", 'op': 'force_out', 'expert': 3}, {" ROUTER ", 'op': 'force_in', 'expert': 3",
-     "both forced in and forced out"},
+     "intervention 1: with intervention 0, expert 3 of layer 2 is both forced in and forced out"},
     {"'site': 'router_logits', 'layer': 0, 'op': 'pin', 'routes': 'routes.safetensors'}, {'site': "
      "'router_logits', 'layer': 0,"
      "'op': 'force_in', 'expert': 3",
@@ -180,6 +188,29 @@ static const refusal refusals[] = {
     {ROUTER ", 'op': 'force_out', 'expert': [1, 3], 'positions': 'prompt'}, {" EXPERT
             ", 'weighting': 'post_gate', 'positions': {'last': 3}, " ADD,
      "intervention 1: no row can reach it: force_out of intervention 0"},
+    {EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3 ", 'positions': 'prompt'}, {" OUT3
+            ", 'positions': 'generated'",
+     "intervention 0: no row can reach it: force_out and force_in of interventions 1 to 2 together keep"},
+    {OUT3 ", 'positions': {'from': 0, 'to': 9}}, {" EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3
+          ", 'positions': {'from': 9, 'to': 64}",
+     "intervention 1: no row can reach it: force_out and force_in of interventions 0 to 2 together keep"},
+    {EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3 ", 'positions': {'from': 0, 'to': 64}",
+     "intervention 0: no row can reach it: force_out of intervention 1 keeps every row"},
+    {EXPERT ", 'weighting': 'post_gate', 'positions': 'generated', " ADD "}, {" OUT3
+            ", 'positions': {'from': 0, 'to': 100}",
+     "intervention 0: no row can reach it: force_out of intervention 1 keeps every row"},
+    {EXPERT ", 'weighting': 'routed', 'positions': {'last': 4}, " ADD "}, {" OUT3
+            ", 'positions': {'from': 0, 'to': 64}",
+     "intervention 0: no row can reach it: force_out of intervention 1 keeps every row"},
+    {EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER ", 'op': 'force_in', 'expert': [1, 2]",
+     "intervention 0: no row can reach it: force_in of intervention 1 keeps every row"},
+    {EXPERT ", 'weighting': 'routed', 'positions': 'prompt', " ADD "}, {" ROUTER
+            ", 'op': 'force_in', 'expert': 1}, {" ROUTER
+            ", 'op': 'force_in', 'expert': 6, 'positions': 'prompt'",
+     "intervention 0: no row can reach it: force_out and force_in of interventions 1 to 2 together keep"},
+    {EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3 ", 'positions': 'prompt'}, {" ROUTER
+            ", 'op': 'force_in', 'expert': [1, 6], 'positions': 'generated'",
+     "intervention 0: no row can reach it: force_out and force_in of interventions 1 to 2 together keep"},
     {ROUTER ", 'op': 'pin', 'routes': 'routes.safetensors'", "has no routes of layer 2"},
     {ROUTER ", 'op': 'pin', 'routes': 'v.safetensors'", "is not \"layer.<l>\""},
     {"'site': 'router_logits', 'layer': 0, 'op': 'pin', 'routes': 'narrow.safetensors'",
@@ -235,6 +266,19 @@ static void test_shapes_of_the_plan(void **state)
     check_whole("{'plan': 'loop.json'}", "a plan's file holds \"interventions\"");
 }
 
+/* Pipes that nobody writes to: waiting for one would hang (and this test with it). */
+static void test_pipes(void **state)
+{
+    (void)state;
+    assert_int_equal(mkfifo(path_of("pipe"), 0600), 0);
+    check_whole("{'plan': 'pipe'}", "pipe: is not a regular file");
+    check_whole("{'interventions': [{" POST ", 'op': 'add', 'vector': 'pipe#a'}]}",
+                "pipe: is not a regular file");
+    check_whole("{'interventions': [{" ROUTER ", 'op': 'pin', 'routes': 'pipe'}]}",
+                "pipe: is not a regular file");
+    check_whole("{'plan': '/dev/null'}", "/dev/null: is not a regular file");
+}
+
 /* n copies of an intervention. */
 static char *copies(const char *fields, size_t n)
 {
@@ -272,7 +316,7 @@ static void test_limits(void **state)
     cox_plan_free(plan);
     free(text);
     text = copies(ROUTER ", 'expert': 3, 'op': 'force_in'", 257);
-    check_whole(text, "257 force_in, force_out and pin at layer 2; at most 256");
+    check_whole(text, "plan: intervention 256: 257 force_in, force_out and pin at layer 2; at most 256");
     free(text);
 }
 
@@ -329,6 +373,25 @@ static void test_reach(void **state)
         ", 'op': 'force_out', 'expert': 3, 'when': {'vector': 'v.safetensors#z', 'cosine_above': 0}}",
         "{'site': 'expert_out', 'layer': 'all', 'expert': 3, 'weighting': 'routed', " ADD "}, {" ROUTER
         ", 'op': 'force_out', 'expert': 3}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3 ", 'positions': {'from': 0, 'to': 63}}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3 ", 'positions': {'last': 3}}, {" OUT3
+        ", 'positions': 'generated'}",
+        "{" EXPERT ", 'weighting': 'routed', 'positions': {'last': 4}, " ADD "}, {" OUT3
+        ", 'positions': {'last': 3}}",
+        "{" EXPERT ", 'weighting': 'routed', 'positions': {'from': 0, 'to': 2}, " ADD "}, {" OUT3
+        ", 'positions': 'prompt'}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" OUT3 ", 'positions': 'prompt'}, {" OUT3
+        ", 'positions': 'generated', 'when': {'vector': 'v.safetensors#z', 'cosine_above': 0}}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER ", 'op': 'force_in', 'expert': [1, 3]}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER ", 'op': 'force_in', 'expert': 1}, {" ROUTER
+        ", 'op': 'force_in', 'expert': 1}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_in', 'expert': [1, 2], 'strength': 0}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_in', 'expert': [1, 2], 'positions': 'generated'}",
+        "{" EXPERT ", 'weighting': 'routed', " ADD "}, {" ROUTER
+        ", 'op': 'force_in', 'expert': 1, 'positions': 'prompt'}, {" ROUTER
+        ", 'op': 'force_in', 'expert': 2, 'positions': 'generated'}",
         "{'site': 'expert_out', 'layer': 2, 'expert': [3, 4], 'weighting': 'routed', " ADD "}, {" ROUTER
         ", 'op': 'force_out', 'expert': 3}"};
     cox_model model = test_model();
@@ -393,12 +456,10 @@ static void test_explanation(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_shapes_of_the_plan),
-                                       cmocka_unit_test(test_limits),
-                                       cmocka_unit_test(test_size_limit),
-                                       cmocka_unit_test(test_reach),
-                                       cmocka_unit_test(test_explanation),
-                                       cmocka_unit_test(test_phases_keep_edits_apart)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_shapes_of_the_plan),
+        cmocka_unit_test(test_pipes),       cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_size_limit),  cmocka_unit_test(test_reach),
+        cmocka_unit_test(test_explanation), cmocka_unit_test(test_phases_keep_edits_apart)};
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
