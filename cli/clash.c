@@ -63,6 +63,19 @@ static cox_status check_output(const output *out, const cox_options *o)
     return status == COX_OK ? check_list(out, &o->plans) : status;
 }
 
+static bool is_there(output *out)
+{
+    return out->path && stat(out->path, &out->file) == 0 && S_ISREG(out->file.st_mode);
+}
+
+cox_status cox_options_check_output(const char *path, const char *input, const char *folder)
+{
+    output out = {.option = "--output", .path = path};
+    if (!is_there(&out)) return COX_OK;
+    cox_status status = check_input(&out, input);
+    return status == COX_OK ? check_folder(&out, folder) : status;
+}
+
 cox_status cox_options_check_files(const cox_options *options)
 {
     output outputs[] = {{.option = "--output", .path = options->output},
@@ -71,9 +84,7 @@ cox_status cox_options_check_files(const cox_options *options)
                         {.option = "--items", .path = options->items}};
     cox_status status = COX_OK;
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs && status == COX_OK; i++) {
-        output *out = &outputs[i];
-        if (out->path && stat(out->path, &out->file) == 0 && S_ISREG(out->file.st_mode))
-            status = check_output(out, options);
+        if (is_there(&outputs[i])) status = check_output(&outputs[i], options);
     }
     return status;
 }

@@ -1,5 +1,6 @@
 /* coxswain vector show|import|export|combine|random: files of steering vectors, without a model's weights. */
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 #include "base/json.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "model/model.h"
 #include "steering/gguf.h"
 #include "steering/vector_math.h"
@@ -26,9 +28,10 @@ static const char help[] =
     "  vectors are for; its fingerprints are written and the width is checked.\n"
     "combine: the weighted sum (weights default to 1; --mean divides by their number), less its projection "
     "on the span of\n"
-    "  the vectors --without.\n"
+    "  the vectors --without. Inputs that name different models or tokenizers are refused; other facts that "
+    "differ are left out.\n"
     "random: a direction drawn uniformly, of the same norm and for the same place as --like: a control.\n"
-    "FILE.gguf can be read by every subcommand.\n";
+    "FILE.gguf can be read by every subcommand. No subcommand writes over a file that it reads.\n";
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -139,6 +142,10 @@ static cox_status state_model(const cox_model *model, const char *tokenizer, cox
         return cox_fail(COX_INVALID, "vector \"%s\" is of layer %d; the model has 0 to %d", v->name,
                         (int)v->layer, (int)model->n_layers - 1);
     }
+    if (v->expert >= model->router.n_experts) {
+        return cox_fail(COX_INVALID, "vector \"%s\" is of expert %d; the model has 0 to %d", v->name,
+                        (int)v->expert, (int)model->router.n_experts - 1);
+    }
     v->model_fingerprint = model->fingerprint;
     v->tokenizer_fingerprint = tokenizer;
     return COX_OK;
@@ -151,10 +158,12 @@ static cox_status import_file(const cox_arguments *arguments, const char *output
     cox_vector_file *file = NULL;
     cox_model *model = NULL;
     char tokenizer[65];
-    cox_status status = ends_with(path, ".gguf") ? cox_gguf_read(&file, path)
-                        : ends_with(path, ".safetensors")
-                            ? cox_vector_file_read(&file, path)
-                            : cox_raw_vector_read(&file, path, name ? name : "vector");
+    cox_status status = cox_options_check_output(output, path, folder);
+    if (status == COX_OK) {
+        status = ends_with(path, ".gguf")          ? cox_gguf_read(&file, path)
+                 : ends_with(path, ".safetensors") ? cox_vector_file_read(&file, path)
+                                                   : cox_raw_vector_read(&file, path, name ? name : "vector");
+    }
     if (status == COX_OK && folder) status = cox_model_open(&model, folder);
     if (status == COX_OK && folder) status = cox_tokenizer_fingerprint(folder, tokenizer);
     for (size_t i = 0; status == COX_OK && i < file->n; i++) {
@@ -171,7 +180,8 @@ static cox_status export_file(const cox_arguments *arguments, const char *output
 {
     const char *hint = cox_arguments_get(arguments, "--model-hint");
     cox_vector_file *file = NULL;
-    cox_status status = read_file(arguments->plain[1], &file);
+    cox_status status = cox_options_check_output(output, arguments->plain[1], NULL);
+    if (status == COX_OK) status = read_file(arguments->plain[1], &file);
     if (status == COX_OK) status = cox_gguf_write(output, file->vectors, file->n, hint ? hint : "unknown");
     cox_vector_file_free(file);
     return status;
@@ -185,8 +195,8 @@ typedef struct term {
     const cox_vector *vector;
 } term;
 
-/* "[WEIGHT*]FILE[#NAME]" */
-static cox_status read_term(const char *text, term *out)
+/* "[WEIGHT*]FILE[#NAME]". output: what the command will write. */
+static cox_status read_term(const char *text, const char *output, term *out)
 {
     char *end;
     *out = (term){.weight = 1};
@@ -200,33 +210,82 @@ static cox_status read_term(const char *text, term *out)
     if (!path) return cox_fail(COX_NO_MEMORY, "out of memory");
     char *name = strrchr(path, '#');
     if (name) *name++ = '\0';
-    cox_status status = read_file(path, &out->file);
+    cox_status status = cox_options_check_output(output, path, NULL);
+    if (status == COX_OK) status = read_file(path, &out->file);
     if (status == COX_OK && !(out->vector = cox_vector_find(out->file, name))) status = COX_INVALID;
     free(path);
     return status;
 }
 
-static bool same_text(const char *a, const char *b)
+static const char *text_of(const term *t, size_t offset)
 {
-    return a && b && strcmp(a, b) == 0;
+    return *(const char *const *)(const void *)((const char *)t->vector + offset);
 }
 
-/* What all terms state alike. */
-static cox_vector common_facts(const term *terms, size_t n)
+/* What those that state the fact at `offset` of a cox_vector state alike; -1 or NULL where they differ. */
+static int32_t common_number(const term *terms, size_t n, size_t offset)
 {
-    cox_vector v = *terms[0].vector;
-    for (size_t i = 1; i < n; i++) {
-        const cox_vector *other = terms[i].vector;
-        if (other->site != v.site) v.site = COX_SITE_UNSTATED;
-        if (other->layer != v.layer) v.layer = -1;
-        if (other->expert != v.expert) v.expert = -1;
-        if (!same_text(v.operation, other->operation)) v.operation = NULL;
-        if (!same_text(v.weighting, other->weighting)) v.weighting = NULL;
-        if (!same_text(v.positions, other->positions)) v.positions = NULL;
-        if (!same_text(v.model_fingerprint, other->model_fingerprint)) v.model_fingerprint = NULL;
-        if (!same_text(v.tokenizer_fingerprint, other->tokenizer_fingerprint)) v.tokenizer_fingerprint = NULL;
+    int32_t common = -1;
+    for (size_t i = 0; i < n; i++) {
+        int32_t stated;
+        memcpy(&stated, (const char *)terms[i].vector + offset, sizeof stated);
+        if (stated >= 0 && common >= 0 && stated != common) return -1;
+        if (stated >= 0) common = stated;
     }
-    return v;
+    return common;
+}
+
+static const char *common_text(const term *terms, size_t n, size_t offset)
+{
+    const char *common = NULL;
+    for (size_t i = 0; i < n; i++) {
+        const char *stated = text_of(&terms[i], offset);
+        if (stated && common && strcmp(stated, common) != 0) return NULL;
+        if (stated) common = stated;
+    }
+    return common;
+}
+
+/* What is it that the vector was made for, "model" or "tokenizer"? Two of them do not mix. */
+static cox_status common_fingerprint(const term *terms, size_t n, size_t offset, const char *what,
+                                     const char **out)
+{
+    const term *first = NULL;
+    for (size_t i = 0; i < n; i++) {
+        const char *stated = text_of(&terms[i], offset);
+        if (!stated) continue;
+        if (!first) first = &terms[i];
+        if (strcmp(stated, text_of(first, offset)) == 0) continue;
+        return cox_fail(COX_INVALID,
+                        "%s and %s: vectors \"%s\" and \"%s\" were made for different %ss (fingerprints "
+                        "%.12s... and %.12s...)",
+                        first->file->path, terms[i].file->path, first->vector->name, terms[i].vector->name,
+                        what, text_of(first, offset), stated);
+    }
+    *out = first ? text_of(first, offset) : NULL;
+    return COX_OK;
+}
+
+/* terms: n that are summed, then n_without, which count for model and tokenizer alone. */
+static cox_status common_facts(const term *terms, size_t n, size_t n_without, cox_vector *v)
+{
+    *v = *terms[0].vector;
+    v->site = (cox_site)common_number(terms, n, offsetof(cox_vector, site));
+    v->layer = common_number(terms, n, offsetof(cox_vector, layer));
+    v->expert = common_number(terms, n, offsetof(cox_vector, expert));
+    v->operation = common_text(terms, n, offsetof(cox_vector, operation));
+    v->weighting = common_text(terms, n, offsetof(cox_vector, weighting));
+    v->positions = common_text(terms, n, offsetof(cox_vector, positions));
+    for (size_t i = 0; i < n && v->site == COX_SITE_UNSTATED; i++) {
+        if (terms[i].vector->site == COX_SITE_UNSTATED) continue;
+        v->expert = -1; /* sites differ: these two only mean something at one of them */
+        v->weighting = NULL;
+    }
+    cox_status status = common_fingerprint(terms, n + n_without, offsetof(cox_vector, model_fingerprint),
+                                           "model", &v->model_fingerprint);
+    if (status != COX_OK) return status;
+    return common_fingerprint(terms, n + n_without, offsetof(cox_vector, tokenizer_fingerprint), "tokenizer",
+                              &v->tokenizer_fingerprint);
 }
 
 /* Writes data under the facts, with how it was made. json: owned. */
@@ -256,13 +315,14 @@ static cox_status write_sum(const cox_arguments *arguments, const char *output, 
         if (i < n) json_object_set_new(part, "weight", json_real(weights[i]));
         json_array_append_new(i < n ? parts : removed, part);
     }
+    cox_vector facts;
     float *data = malloc((size_t)vectors[0]->width * sizeof *data);
-    cox_status status = data ? cox_vector_combine(weights, vectors, n, vectors + n, n_without, data)
-                             : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status =
+        data ? common_facts(terms, n, n_without, &facts) : cox_fail(COX_NO_MEMORY, "out of memory");
+    if (status == COX_OK) status = cox_vector_combine(weights, vectors, n, vectors + n, n_without, data);
     json_t *json = json_pack("{s:s, s:o, s:o}", "made", "combine", "terms", parts, "without", removed);
     if (status == COX_OK) {
-        status =
-            write_made(output, cox_arguments_get(arguments, "--name"), common_facts(terms, n), data, json);
+        status = write_made(output, cox_arguments_get(arguments, "--name"), facts, data, json);
     } else {
         json_decref(json);
     }
@@ -277,10 +337,10 @@ static cox_status combine(const cox_arguments *arguments, const char *output)
     size_t n = arguments->n_plain - 1, n_all = 0;
     cox_status status = COX_OK;
     for (size_t i = 0; i < n && status == COX_OK; i++)
-        status = read_term(arguments->plain[i + 1], &terms[n_all++]);
+        status = read_term(arguments->plain[i + 1], output, &terms[n_all++]);
     for (size_t i = 0; i < arguments->n_named && status == COX_OK; i++) {
         if (strncmp(arguments->names[i], "--without", 9) == 0)
-            status = read_term(arguments->values[i], &terms[n_all++]);
+            status = read_term(arguments->values[i], output, &terms[n_all++]);
     }
     if (status == COX_OK) status = write_sum(arguments, output, terms, n, n_all - n);
     for (size_t i = 0; i < n_all; i++) cox_vector_file_free(terms[i].file);
@@ -296,7 +356,7 @@ static cox_status draw(const cox_arguments *arguments, const char *output)
     if (status == COX_OK && (!like || seed < 0))
         status = cox_fail(COX_INVALID, "random needs --like FILE and --seed N");
     term t = {0};
-    if (status == COX_OK) status = read_term(like, &t);
+    if (status == COX_OK) status = read_term(like, output, &t);
     float *data = status == COX_OK ? malloc((size_t)t.vector->width * sizeof *data) : NULL;
     if (status == COX_OK && !data) status = cox_fail(COX_NO_MEMORY, "out of memory");
     if (status == COX_OK) {

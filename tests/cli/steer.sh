@@ -27,6 +27,51 @@ plan late '"site":"moe_out","layer":1,"op":"scale","factor":2,"positions":{"from
 plan infinite '"site":"resid_mid","layer":1,"op":"scale","factor":3e38,"preserve_norm":true'
 echo '{"interventions":[]}' > "$work/in/plans/empty.json"
 
+# --- files of vectors: what they state is not lost, inputs are not written over, pipes are not waited for ---
+vector() { "$coxswain" vector "$@" > "$work/vector.txt" 2> "$work/err.txt"; }
+fingerprints() { "$coxswain" vector show "$1" --json | grep -Eo '(model|tokenizer)_fingerprint": "[0-9a-f]{64}"'; }
+check "a vector that states nothing" import "$work/bare.st"
+check "another layer's" import "$work/other-layer.st" --layer 3
+known=$work/in/plans/v.safetensors foreign=$work/in/plans/foreign.safetensors
+for pair in "$known $work/bare.st" "$work/bare.st $known" "$work/bare.st $work/bare.st --without $known"; do
+    # shellcheck disable=SC2086
+    check "combined: $pair" vector combine $pair --output "$work/sum.st"
+    check "keeps model and tokenizer" test "$(fingerprints "$work/sum.st")" = "$(fingerprints "$known")"
+done
+check "combined with a bare one" vector combine "$known" "$work/bare.st" --output "$work/sum.st"
+check "keeps site and layer" grep -q 'site resid_post, layer 1,' <("$coxswain" vector show "$work/sum.st")
+check "combined of two layers" vector combine "$known" "$work/other-layer.st" "$known" --output "$work/sum.st"
+check "states none" grep -Eq 'site resid_post, add, model' <("$coxswain" vector show "$work/sum.st")
+check "combined of two sites" vector combine "$work/in/plans/e.safetensors" "$known" --output "$work/sum.st"
+check "states neither, nor an expert" grep -Eq 'site unstated, add, model' <("$coxswain" vector show "$work/sum.st")
+refuses 2 "v.safetensors and .*foreign.safetensors: .*different models" vector combine "$known" "$work/bare.st" "$foreign" --output "$work/new.st"
+refuses 2 "v.safetensors and .*foreign.safetensors: .*different models" vector combine "$known" --without "$foreign" --output "$work/new.st"
+sed 's/\(tokenizer_fingerprint\\":\\"\)[0-9a-f]/\1_/' "$known" > "$work/tokens.st"
+refuses 2 "v.safetensors and .*tokens.st: .*different tokenizers" vector combine "$known" "$work/tokens.st" --output "$work/new.st"
+check "nothing is written" test ! -e "$work/new.st"
+check "a GGUF vector" vector export "$known" --output "$work/v.gguf"
+cp "$known" "$work/kept.st"
+ln -s "$known" "$work/link.st"
+ln "$known" "$work/hard.st"
+for out in "$known" "$work/link.st" "$work/hard.st"; do
+    refuses 2 "--output $out is .*v.safetensors, which this command reads" vector export "$known" --output "$out"
+    refuses 2 "--output $out is .*v.safetensors, which this command reads" vector import "$known" --output "$out"
+    refuses 2 "--output $out is .*v.safetensors, which this command reads" vector combine "$work/bare.st" "0.5*$known#t" --output "$out"
+    refuses 2 "--output $out is .*v.safetensors, which this command reads" vector combine "$work/bare.st" --without "$known" --output "$out"
+    refuses 2 "--output $out is .*v.safetensors, which this command reads" vector random --like "$known#t" --seed 1 --output "$out"
+done
+refuses 2 "--output $work/raw is .*which this command reads" vector import "$work/raw" --output "$work/raw"
+refuses 2 "--output .*config.json is .*which this command reads" vector import "$work/raw" --model "$work/other" --output "$work/other/config.json"
+check "an input stays what it was" cmp "$known" "$work/kept.st"
+check "an output that is no input is replaced" vector random --like "$known" --seed 1 --output "$work/sum.st"
+refuses 2 "expert 99; the model has 0 to 15" vector import "$work/raw" --model "$model" --layer 1 --expert 99 --output "$work/new.st"
+check "the last expert is one" vector import "$work/raw" --model "$model" --layer 1 --expert 15 --output "$work/new.st"
+mkfifo "$work/in/plans/pipe" "$work/pipe.gguf" "$work/pipe.safetensors"
+for name in in/plans/pipe pipe.gguf pipe.safetensors; do refuses 4 "$name: is not a regular file" vector show "$work/$name"; done
+refuses 4 "plans/pipe: is not a regular file" vector import "$work/in/plans/pipe" --output "$work/never.st"
+refuses 4 "plans/pipe: is not a regular file" plan check --model "$model" "$work/in/plans/pipe"
+refuses 4 "plans/pipe: is not a regular file" generate --model "$model" --prompt x --steer "$work/in/plans/pipe"
+
 # --- generate ---
 generate() { # OUTPUT ARGUMENTS...
     local out=$1
@@ -100,6 +145,8 @@ inline() { # FIELDS: of the one intervention of a plan in the line itself; vecto
     chat badtype '"steering":"plans/warm.json",'
     chat foreign '"steering":{"plan":"plans/foreign.json"},'
     chat trace '"trace_routes":true,'
+    chat pipeplan '"steering":{"plan":"plans/pipe"},'
+    chat pipevector "$(inline '"vector":"plans/pipe"')"
     for i in $(seq 12); do chat "again$i" "$(inline '"vector":"plans/v.safetensors","strength":0.6')"; done
 } > "$work/in/in.jsonl"
 n_lines=$(wc -l < "$work/in/in.jsonl")
@@ -132,6 +179,8 @@ badfile|line 10: .*nowhere.json
 badvector|line 11: steering: intervention 0.*gone.safetensors
 badtype|line 12: key ."steering
 foreign|line 13: .*foreign.json: intervention 0.*another model
+pipeplan|line 15: .*plans/pipe: is not a regular file
+pipevector|line 16: steering: intervention 0.*plans/pipe: is not a regular file
 trace|line 14: ."trace_routes." needs a run with --trace-routes
 WORDS
 refuses 2 "foreign.json" batch --model "$model" --input "$work/in/in.jsonl" --output "$work/new.jsonl" --steer "$plans/foreign.json"
