@@ -5,12 +5,16 @@
  * A row's place is its position and how far before the prompt's end it is (0: behind it). Spans only change
  * their mind at the ends of ranges and at the k of the last k, so the first place of each piece between those
  * stands for the piece: all of them are tried, and no sum of spans needs a case of its own. A condition may
- * fail, so an edit with one closes nothing; pins are left alone.
+ * fail, so an edit with one closes nothing; pins are left alone. The work of one plan is bounded: thousands
+ * of interventions among hundreds of edits could take longer than other ranks wait for a sign of life, so
+ * what is left then counts as reached.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "steering/internal.h"
+
+enum { MAX_WORK = 1 << 27 }; /* edits looked at; tenths of a second */
 
 /* The edits of one layer that always hold, and the pieces that they cut the places of a sequence into. */
 typedef struct closing {
@@ -21,6 +25,7 @@ typedef struct closing {
     int32_t distances[COX__MAX_ROUTER_EDITS + 3], n_distances;
     uint8_t *is_in;      /* [n_experts] scratch */
     int32_t first, last; /* of the interventions that have closed something; -1 */
+    int64_t work;        /* so far, for MAX_WORK */
 } closing;
 
 static void add_once(int32_t *list, int32_t *n, int32_t value)
@@ -58,6 +63,7 @@ static void gather(closing *c, const cox_intervention *v, int32_t layer)
     add_once(c->positions, &c->n_positions, 1); /* a prompt has a token, so position 0 is always of it */
     add_once(c->distances, &c->n_distances, 0);
     add_once(c->distances, &c->n_distances, 1);
+    c->work += c->plan->n + (int64_t)c->n_edits * (c->n_positions + c->n_distances);
 }
 
 static void note(closing *c, int32_t index)
@@ -70,6 +76,7 @@ static bool is_closed_at(closing *c, int32_t expert, int32_t position, int32_t n
 {
     int32_t n_in = 0;
     memset(c->is_in, 0, (size_t)c->plan->n_experts);
+    c->work += c->n_edits + c->plan->n_experts;
     for (int32_t k = 0; k < c->n_edits; k++) {
         const cox_intervention *w = &c->plan->interventions[c->edits[k]];
         if (!cox_positions_contain(&w->positions, position, n_prompt)) continue;
@@ -77,6 +84,7 @@ static bool is_closed_at(closing *c, int32_t expert, int32_t position, int32_t n
             note(c, c->edits[k]);
             return true;
         }
+        if (w->op == COX_OP_FORCE_IN) c->work += c->plan->n_experts;
         for (int32_t e = 0; w->op == COX_OP_FORCE_IN && e < c->plan->n_experts; e++) {
             n_in += w->experts[e] && !c->is_in[e];
             c->is_in[e] |= w->experts[e];
@@ -97,6 +105,7 @@ static bool is_closed(closing *c, const cox_intervention *v, int32_t expert)
     if (c->n_edits == 0) return false;
     for (int32_t i = 0; i < c->n_positions; i++) {
         for (int32_t k = 0; k < c->n_distances; k++) {
+            if (++c->work > MAX_WORK) return false;
             int64_t position = c->positions[i], n_prompt = position + c->distances[k];
             if (position >= c->max_positions || n_prompt < 1 || n_prompt > c->max_positions) continue;
             if (cox_positions_contain(&v->positions, (int32_t)position, (int32_t)n_prompt) &&
@@ -114,6 +123,7 @@ static bool is_reached(closing *c, const cox_intervention *v)
     c->first = c->last = -1;
     for (int32_t l = 0; l < c->plan->n_layers; l++) {
         if (!v->layers[l]) continue;
+        if (c->work > MAX_WORK) return true;
         gather(c, v, l);
         for (int32_t e = 0; e < c->plan->n_experts; e++) {
             if (v->experts[e] && !is_closed(c, v, e)) return true;
