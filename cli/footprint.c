@@ -19,8 +19,8 @@ static const uint64_t BASE_ALONE_BYTES = (uint64_t)9 << 20, BASE_MPI_BYTES = (ui
 static const uint64_t BASE_PEER_BYTES = (uint64_t)3 << 18;
 static const int32_t MOST_PEERS = 64;
 static const double TOKENIZER_FACTOR = 2.5;
-/* Of a step of a sweep. */
-enum { SWEEP_ROWS = 2048, SWEEP_SEQUENCES = 1024 };
+/* Of a step of a sweep, and of its KV cache, which is to hold all prompts: their number is not known yet. */
+enum { SWEEP_ROWS = 2048, SWEEP_SEQUENCES = 1024, SWEEP_KV_BYTES = 1 << 30 };
 
 cox_status cox_layout_make(cox_layout *layout, const cox_options *options, int32_t size, int32_t n_threads)
 {
@@ -52,13 +52,14 @@ cox_engine_options cox_run_engine_options(const cox_options *options, int32_t si
 {
     cox_engine_options engine = cox_engine_options_defaults();
     engine.prefill_chunk = (int32_t)options->prefill_chunk;
+    engine.kv_bytes = options->kv_memory_bytes;
     if (options->command == COX_COMMAND_SWEEP || options->has_sweep_bench) { /* many short prompts */
         engine.max_rows = SWEEP_ROWS;
         engine.max_sequences = SWEEP_SEQUENCES;
+        if (engine.kv_bytes == 0) engine.kv_bytes = SWEEP_KV_BYTES;
     }
     if (engine.max_rows < engine.prefill_chunk) engine.max_rows = engine.prefill_chunk;
     engine.n_slots = options->micro_batches ? (int32_t)options->micro_batches : size > 1 ? 2 : 1;
-    engine.kv_bytes = options->kv_memory_bytes;
     if (options->residual_memory_bytes != UINT64_MAX) engine.residual_bytes = options->residual_memory_bytes;
     return engine;
 }

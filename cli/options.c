@@ -316,7 +316,7 @@ static const option_row table[] = {
      "auto, reference, avx2, avx512 (same bits), or bf16-act, blas (rounding or reordering; see docs) "
      "(default auto)"},
     {"--kv-memory", RUNS | INSPECT, BYTES, AT(kv_memory_bytes), "BYTES", 0, 0, false,
-     "memory of the KV cache of each coordinator: 512M, 4G (default: by the model's context)"},
+     "memory of the KV cache of each coordinator: 512M, 4G (default: by the model's context; of a sweep 1G)"},
     {"--residual-memory", RUNS | INSPECT, BYTES, AT(residual_memory_bytes), "BYTES", -1, 0, false,
      "memory of stored rows of unsteered prompts, from which steered requests start at their first layer; 0: "
      "none (default: an eighth of the KV cache, at most 64M)"},

@@ -33,8 +33,9 @@ typedef struct stage {
     int64_t n_mine, n_submitted;
     int64_t n_all, n_missing; /* results of all coordinators; rank 0: that have not come in */
     uint64_t n_idle, n_pairs;
-    cox_sweep_table table; /* rank 0 */
-    int64_t *chosen;       /* [n_chosen] cells of stage 2 */
+    cox_cell_savings savings; /* of stage 1 */
+    cox_sweep_table table;    /* rank 0 */
+    int64_t *chosen;          /* [n_chosen] cells of stage 2 */
     int64_t n_chosen;
     bool has_letter, is_answering, is_stopped;
     cox_progress bar;
@@ -282,7 +283,20 @@ static cox_status stage_1(stage *st)
     cox_status status = cox_cell_runner_run_clean(st->runner, &clean);
     if (status == COX_OK && cox_run_is_front(st->sweep->run) && !cox_results_has(st->results, key_of(-1)))
         status = on_result(st, &clean);
-    return status == COX_OK ? run_cells(st) : status;
+    if (status == COX_OK) status = run_cells(st);
+    st->savings = cox_cell_runner_savings(st->runner);
+    return status;
+}
+
+/* Of stage 1 on rank 0: rows that cells could have shared, had the clean prompts stayed in memory. */
+static void tell_of_lost_rows(const cox_cell_savings *s)
+{
+    uint64_t spared = s->idle + s->before + s->below + s->shared, needed = s->whole - spared;
+    if (spared >= s->whole || s->computed <= needed + s->whole / 20) return;
+    fprintf(stderr,
+            "sweep: the KV cache does not hold all prompts, so %.1f times the rows were computed that had to "
+            "be; a larger --kv-memory makes this faster\n",
+            (double)s->computed / (double)needed);
 }
 
 /* --- Stage 2: answers of the chosen cells; number 0 is the clean run, number i + 1 chosen[i] --- */
@@ -412,6 +426,7 @@ static cox_status end(stage *st, cox_status status)
     if (status == COX_OK && st->n_chosen > 0) status = cox_sweep_write_answers(s, st->chosen, st->n_chosen);
     if (status == COX_OK && st->bar.style == COX_PROGRESS_BAR)
         cox_progress_end(&st->bar, (uint64_t)st->n_all, (uint64_t)st->n_all, NULL);
+    tell_of_lost_rows(&st->savings);
     return status;
 }
 

@@ -25,6 +25,7 @@ in=(sweep --model "$model" --grid "$work/grid.json" --a "$a" --b "$b" --rules "$
 n_cells=107
 "$coxswain" "${in[@]}" --output "$work/whole" 2> "$work/err.txt"
 check "a sweep" test $? = 0
+check "computes nothing twice" test "$(grep -c kv-memory "$work/err.txt")" = 0
 check "a line a cell and the clean run" test "$(wc -l < "$work/whole/stage1.jsonl")" = $((n_cells + 1))
 check "a row a cell" test "$(wc -l < "$work/whole/cells.csv")" = $((n_cells + 1))
 
@@ -52,6 +53,11 @@ for layout in "--ranks 3" "--ranks 4 --coordinators 2"; do
     check "$layout" test $? = 0
     same "$layout" "$work/out"
 done
+rm -rf "$work/out"
+"$coxswain" "${in[@]}" --output "$work/out" --kv-memory 1M 2> "$work/err.txt"
+check "a KV cache that does not hold the prompts" test $? = 0
+check "is named" grep -q "a larger --kv-memory makes this faster" "$work/err.txt"
+same "small KV cache" "$work/out"
 rm -rf "$work/out"
 for signal in KILL USR1 KILL; do
     "$coxswain" "${in[@]}" --output "$work/out" --threads 1 2> "$work/err.txt" &
