@@ -19,7 +19,7 @@ enum { COX_CELL_MAX_SETS = 3 };
 typedef struct cox_cell_question {
     const cox_sweep_grid *grid;
     const char *folder;  /* of the grid's file, where its vectors are */
-    const char *randoms; /* path of the file of random directions, seen from there */
+    const char *randoms; /* path of the file of controls' vectors, seen from there */
     const char *tokenizer_fingerprint;
     bool is_forced;
     const cox_prompts *sets; /* [n_sets] */

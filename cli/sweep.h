@@ -1,5 +1,5 @@
 /* What the files of `coxswain sweep` share: sweep.c (the two stages), sweep_inputs.c (what it reads, the
- * random directions), sweep_tables.c (tables, choice of cells), sweep_answers.c (judging). */
+ * vectors of controls), sweep_tables.c (tables, choice of cells), sweep_answers.c (judging). */
 #ifndef COX_CLI_SWEEP_H
 #define COX_CLI_SWEEP_H
 
@@ -19,7 +19,7 @@ typedef struct cox_sweep {
     cox_run *run;
     cox_sweep_grid *grid;
     char *folder;  /* of the grid's file */
-    char *randoms; /* absolute path of the random directions */
+    char *randoms; /* absolute path of the file of controls' vectors */
     cox_rules *rules;
     cox_prompts sets[COX_CELL_MAX_SETS];
     int32_t n_sets;        /* 2, or 3 with --neutral */

@@ -1,4 +1,4 @@
-/* What a sweep reads: grid, rules, sets of prompts; and the random directions that its controls steer with.
+/* What a sweep reads: grid, rules, sets of prompts; and the vectors that its controls steer with.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -111,7 +111,7 @@ void cox_sweep_free_inputs(cox_sweep *s)
     free(s->randoms);
 }
 
-/* --- Random directions --- */
+/* --- Vectors of controls --- */
 
 static uint64_t seed_of(const char *name)
 {
@@ -122,7 +122,7 @@ static uint64_t seed_of(const char *name)
 
 typedef struct randoms {
     cox_vector *vectors;
-    char (*names)[80];
+    char (*names)[96];
     size_t n, room;
 } randoms;
 
@@ -135,32 +135,50 @@ static bool has_drawn(const randoms *r, const char *name, float norm)
     return false;
 }
 
-/* The direction of a cell (expert: of one of its experts), drawn to the norm of the real one. */
+/* What a control puts in the place of `like`, with its norm. */
+static cox_status fill(const cox_sweep *s, const cox_sweep_cell *cell, int32_t expert,
+                       const cox_vector_file *file, const cox_vector *like, cox_vector *v)
+{
+    if (cell->block->control == COX_SWEEP_RANDOM_DIRECTION) {
+        v->provenance = "{\"made\": \"random\", \"for\": \"sweep\"}";
+        cox_vector_random(seed_of(v->name), (double)like->norm, v->width, v->data);
+        return COX_OK;
+    }
+    char tensor[64];
+    cox_sweep_tensor_name(cell, cox_sweep_other_expert(s->grid, cell, expert), tensor);
+    const cox_vector *other = cox_vector_find(file, tensor);
+    if (!other) return COX_NOT_FOUND;
+    v->provenance = "{\"made\": \"another expert's, brought to this one's norm\", \"for\": \"sweep\"}";
+    double factor = (double)like->norm / (double)other->norm;
+    for (int32_t i = 0; i < v->width; i++) v->data[i] = (float)(factor * (double)other->data[i]);
+    return COX_OK;
+}
+
+/* The vector of a control's cell (expert: of one of its experts). */
 static cox_status draw(const cox_sweep *s, randoms *r, const cox_sweep_cell *cell, int32_t expert,
                        const cox_vector_file *file)
 {
     char tensor[64];
-    cox_sweep_tensor_name(s->grid, cell, expert, tensor);
+    cox_sweep_tensor_name(cell, expert, tensor);
     const cox_vector *like = cox_vector_find(file, tensor);
     if (!like) return COX_NOT_FOUND;
     if (r->n == r->room) {
         r->room = 2 * r->room + 64;
         cox_vector *vectors = realloc(r->vectors, r->room * sizeof *vectors);
         if (vectors) r->vectors = vectors;
-        char(*names)[80] = realloc(r->names, r->room * sizeof *names);
+        char(*names)[96] = realloc(r->names, r->room * sizeof *names);
         if (names) r->names = names;
-        if (!vectors || !names) return cox_fail(COX_NO_MEMORY, "out of memory for random directions");
+        if (!vectors || !names) return cox_fail(COX_NO_MEMORY, "out of memory for the vectors of controls");
     }
-    cox_sweep_random_name(s->grid, cell, expert, r->names[r->n]);
+    cox_sweep_control_tensor_name(s->grid, cell, expert, r->names[r->n]);
     if (has_drawn(r, r->names[r->n], like->norm)) return COX_OK;
     cox_vector *v = &r->vectors[r->n];
     *v = *like;
-    v->provenance = "{\"made\": \"random\", \"for\": \"sweep\"}";
+    v->name = r->names[r->n];
     v->data = malloc((size_t)v->width * sizeof *v->data);
-    if (!v->data) return cox_fail(COX_NO_MEMORY, "out of memory for random directions");
-    cox_vector_random(seed_of(r->names[r->n]), (double)like->norm, v->width, v->data);
+    if (!v->data) return cox_fail(COX_NO_MEMORY, "out of memory for the vectors of controls");
     r->n++;
-    return COX_OK;
+    return fill(s, cell, expert, file, like, v);
 }
 
 static cox_status draw_block(const cox_sweep *s, randoms *r, const cox_sweep_block *block,
@@ -184,7 +202,7 @@ cox_status cox_sweep_write_randoms(const cox_sweep *s)
     cox_status status = COX_OK;
     for (int32_t b = 0; b < s->grid->n_blocks && status == COX_OK; b++) {
         const cox_sweep_block *block = &s->grid->blocks[b];
-        if (block->control != COX_SWEEP_RANDOM_DIRECTION) continue;
+        if (block->control == COX_SWEEP_DIRECTION) continue;
         char *path = cox_sweep_vectors(s, block);
         cox_vector_file *file = NULL;
         status = path ? cox_vector_file_read(&file, path) : COX_NO_MEMORY;

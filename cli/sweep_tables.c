@@ -227,11 +227,19 @@ static double score(const cox_sweep *s, const cox_sweep_row *row, bool is_weaken
     return is_weakening ? -row->change_a.value : row->change_b.value;
 }
 
+static bool applies_alike(const cox_sweep_block *a, const cox_sweep_block *b)
+{
+    return a->n_apply_sites == b->n_apply_sites && a->applies_everywhere == b->applies_everywhere &&
+           (a->n_apply_sites == 0 ||
+            memcmp(a->apply_sites, b->apply_sites, (size_t)a->n_apply_sites * sizeof *a->apply_sites) == 0);
+}
+
 static bool is_same_place(const cox_sweep_cell *a, const cox_sweep_cell *b)
 {
     return a->block->site == b->block->site && a->block->op == b->block->op &&
-           a->block->is_together == b->block->is_together && a->layer == b->layer && a->expert == b->expert &&
-           a->source == b->source && a->weighting == b->weighting && a->strength == b->strength &&
+           a->block->is_together == b->block->is_together && applies_alike(a->block, b->block) &&
+           a->layer == b->layer && a->expert == b->expert && a->source == b->source &&
+           a->weighting == b->weighting && a->strength == b->strength &&
            json_equal(a->positions, b->positions);
 }
 

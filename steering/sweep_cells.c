@@ -31,32 +31,31 @@ cox_sweep_cell cox_sweep_cell_at(const cox_sweep_grid *grid, int64_t number)
     return cell;
 }
 
-/* Whose vector a random_expert control puts at an expert: another one of the layer. */
-static int32_t other_expert(int32_t n_experts, int32_t layer, int32_t expert, int32_t seed)
+int32_t cox_sweep_other_expert(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert)
 {
-    cox_random random = {((uint64_t)(uint32_t)seed << 40) ^ ((uint64_t)(uint32_t)layer << 20) ^
+    cox_random random = {((uint64_t)(uint32_t)cell->seed << 40) ^ ((uint64_t)(uint32_t)cell->layer << 20) ^
                          (uint64_t)(uint32_t)expert};
     cox_random_next(&random);
-    return (expert + 1 + cox_random_below(&random, n_experts - 1)) % n_experts;
+    return (expert + 1 + cox_random_below(&random, grid->n_experts - 1)) % grid->n_experts;
 }
 
-void cox_sweep_tensor_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
-                           char name[64])
+void cox_sweep_tensor_name(const cox_sweep_cell *cell, int32_t expert, char name[64])
 {
     char where[16] = "", position[16] = "";
-    if (cell->block->control == COX_SWEEP_RANDOM_EXPERT)
-        expert = other_expert(grid->n_experts, cell->layer, expert, cell->seed);
     if (expert >= 0) snprintf(where, sizeof where, ".%d", (int)expert);
     if (cell->source) snprintf(position, sizeof position, "@%d", (int)cell->source);
     snprintf(name, 64, "%s.%d%s%s", cox_site_name(cell->block->site), (int)cell->layer, where, position);
 }
 
-void cox_sweep_random_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
-                           char name[80])
+void cox_sweep_control_tensor_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
+                                   char name[96])
 {
     char tensor[64];
-    cox_sweep_tensor_name(grid, cell, expert, tensor);
-    snprintf(name, 80, "%s~%d", tensor, (int)cell->seed);
+    cox_sweep_tensor_name(cell, expert, tensor);
+    if (cell->block->control == COX_SWEEP_RANDOM_EXPERT)
+        snprintf(name, 96, "%s~expert%d", tensor, (int)cox_sweep_other_expert(grid, cell, expert));
+    else
+        snprintf(name, 96, "%s~%d", tensor, (int)cell->seed);
 }
 
 /* One intervention at `site`, of expert `expert` (-1: the site has none). */
@@ -64,15 +63,15 @@ static json_t *intervention(const cox_sweep_grid *grid, const cox_sweep_cell *ce
                             int32_t expert, const char *vectors, const char *randoms)
 {
     const cox_sweep_block *b = cell->block;
-    bool is_random = b->control == COX_SWEEP_RANDOM_DIRECTION;
-    char name[80];
-    if (is_random)
-        cox_sweep_random_name(grid, cell, expert, name);
+    bool is_control = b->control != COX_SWEEP_DIRECTION;
+    char name[96];
+    if (is_control)
+        cox_sweep_control_tensor_name(grid, cell, expert, name);
     else
-        cox_sweep_tensor_name(grid, cell, expert, name);
+        cox_sweep_tensor_name(cell, expert, name);
     json_t *json = json_pack("{s:s, s:s, s:s, s:o*, s:f, s:O}", "site", cox_site_name(site), "op",
                              cox_op_name(b->op), "vector_site", cox_site_name(b->site), "vector",
-                             json_sprintf("%s#%s", is_random ? randoms : vectors, name), "strength",
+                             json_sprintf("%s#%s", is_control ? randoms : vectors, name), "strength",
                              (double)cell->strength, "positions", cell->positions);
     if (!json) return NULL;
     if (site == b->site) json_object_del(json, "vector_site");

@@ -17,7 +17,7 @@
 typedef enum cox_sweep_control {
     COX_SWEEP_DIRECTION,
     COX_SWEEP_RANDOM_DIRECTION, /* a random direction of the vector's norm, drawn by seed */
-    COX_SWEEP_RANDOM_EXPERT     /* the vector of another expert of the layer, drawn by seed */
+    COX_SWEEP_RANDOM_EXPERT     /* that of another expert of the layer, drawn by seed, at the same norm */
 } cox_sweep_control;
 const char *cox_sweep_control_name(cox_sweep_control control);
 
@@ -74,16 +74,17 @@ void cox_sweep_grid_free(cox_sweep_grid *grid); /* NULL is allowed */
  * positions, weightings, seeds, sources, experts, layers: neighbours have most in common. */
 cox_sweep_cell cox_sweep_cell_at(const cox_sweep_grid *grid, int64_t number);
 
-/* The tensor that a cell's (or, together, expert `expert`'s) vector is made from: SITE.LAYER[.EXPERT][@POS],
- * of the expert that a random_expert control puts there. */
-void cox_sweep_tensor_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
-                           char name[64]);
-/* The tensor as it is called in the file of random directions: the one above and "~SEED". */
-void cox_sweep_random_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
-                           char name[80]);
+/* The tensor of a cell (or, together, of its expert `expert`): SITE.LAYER[.EXPERT][@POS]. */
+void cox_sweep_tensor_name(const cox_sweep_cell *cell, int32_t expert, char name[64]);
+/* Of a control: what stands in its place in the file of random vectors, which has the same norm: the name
+ * above and "~SEED" (random_direction) or "~expertN" (random_expert, the direction of expert N). */
+void cox_sweep_control_tensor_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
+                                   char name[96]);
+/* Whose direction a random_expert control puts at an expert: another one of the layer, by seed. */
+int32_t cox_sweep_other_expert(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert);
 
-/* The plan of a cell; vectors: path of its block's file, randoms: of the file of random directions. Owned by
- * the caller; NULL: out of memory. */
+/* The plan of a cell; vectors: path of its block's file, randoms: of the file of its controls' vectors. Owned
+ * by the caller; NULL: out of memory. */
 json_t *cox_sweep_cell_plan(const cox_sweep_grid *grid, const cox_sweep_cell *cell, const char *vectors,
                             const char *randoms);
 

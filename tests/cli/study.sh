@@ -24,7 +24,7 @@ check "without a plan A is refused" grep -q 'no plan: A refused 6 of 6, B refuse
 check "numbers by kind" grep -Eq '^\| clean \| 6 of 6 / 0% \|' "$work/out.md"
 check "the page is filled in" grep -q '^### olmoe-velk' "$work/page.md"
 check "and else kept" test "$(head -n 1 "$work/page.md") $(tail -n 1 "$work/page.md") $(grep -c '^old$' "$work/page.md")" = "kept: before after 0"
-check "controls of the held-out answers" grep -q '^expert_free-weaken-random_expert-5,' "$whole/heldout.csv"
+check "controls of the held-out answers" grep -q '^expert_free-weaken-random_expert-6,' "$whole/heldout.csv"
 for name in report.html routes.svg study.json grid/cells.csv controls/cells.csv plans/clean.json; do
     check "$name" test -s "$whole/$name"
 done

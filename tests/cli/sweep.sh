@@ -5,7 +5,7 @@ source tests/cli/lib.sh
 a=$model/prompts/topic-how.jsonl b=$model/prompts/ordinary-how.jsonl
 "$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 32 --output "$work/residual.safetensors" > /dev/null 2>&1
 check "residual directions" test $? = 0
-"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 32 --site expert_out --layer 2,5 --expert 0,3,7 \
+"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 32 --site expert_out --layer 2,5 \
     --position=-1,-2 --output "$work/experts.safetensors" > /dev/null 2>&1
 check "directions of experts" test $? = 0
 cat > "$work/grid.json" << 'GRID'
@@ -18,15 +18,20 @@ cat > "$work/grid.json" << 'GRID'
  {"name": "random", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [0, 3, 7],
   "sources": [-1], "weightings": ["routed"], "strengths": [-20], "control": "random_direction", "seeds": 2},
  {"name": "random again", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [3],
-  "sources": [-1], "weightings": ["routed"], "strengths": [-5], "control": "random_direction"}]}
+  "sources": [-1], "weightings": ["routed"], "strengths": [-5], "control": "random_direction"},
+ {"name": "another expert", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [3],
+  "sources": [-1], "weightings": ["soft"], "strengths": [-5], "control": "random_expert"}]}
 GRID
 in=(sweep --model "$model" --grid "$work/grid.json" --a "$a" --b "$b" --rules "$model/rules.json" --limit 6
     --max-tokens 24 --logits-digest)
-n_cells=107
+n_cells=108
 "$coxswain" "${in[@]}" --output "$work/whole" 2> "$work/err.txt"
 check "a sweep" test $? = 0
 check "computes nothing twice" test "$(grep -c kv-memory "$work/err.txt")" = 0
 check "a line a cell and the clean run" test "$(wc -l < "$work/whole/stage1.jsonl")" = $((n_cells + 1))
+norm_of() { "$coxswain" vector show "$1" | grep -F "$2" | grep -oE 'norm [0-9.]+' | cut -c1-9; }
+check "another expert's direction has the norm of the one in whose place it stands" test \
+    "$(norm_of "$work/whole/randoms.safetensors" 'expert_out.2.3@-1~expert')" = "$(norm_of "$work/experts.safetensors" 'expert_out.2.3@-1 ')"
 check "a row a cell" test "$(wc -l < "$work/whole/cells.csv")" = $((n_cells + 1))
 
 # --- The choice: ablating the residual direction weakens; its answers are judged.

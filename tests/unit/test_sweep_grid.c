@@ -97,11 +97,14 @@ static void test_controls(void **state)
     assert_string_equal(json_string_value(json_object_get(first, "vector")), "x#expert_out.0.0~2");
     json_decref(plan);
     for (int64_t c = 2 * M_EXPERTS; c < grid->n_cells; c++) { /* never its own */
-        char own[64], name[64];
+        char own[96], name[96];
         cell = cox_sweep_cell_at(grid, c);
-        snprintf(own, sizeof own, "expert_out.0.%d", (int)cell.expert);
-        cox_sweep_tensor_name(grid, &cell, cell.expert, name);
-        assert_string_not_equal(own, name);
+        int32_t other = cox_sweep_other_expert(grid, &cell, cell.expert);
+        assert_in_range(other, 0, M_EXPERTS - 1);
+        assert_int_not_equal(other, cell.expert);
+        snprintf(own, sizeof own, "expert_out.0.%d~expert%d", (int)cell.expert, (int)other);
+        cox_sweep_control_tensor_name(grid, &cell, cell.expert, name);
+        assert_string_equal(own, name);
     }
     cox_sweep_grid_free(grid);
 }
