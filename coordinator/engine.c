@@ -530,11 +530,13 @@ cox_status cox_engine_step(cox_engine *engine)
 
     cox__schedule(engine);
     cox__steer_begin_step(engine);
+    cox_status status = cox__steering_send(engine);
+    if (status != COX_OK) return status;
     int32_t n_slots = 0;
     while (n_slots < engine->options.n_slots && cox__slot_n_rows(engine, &engine->slots[n_slots]) > 0)
         n_slots++;
     cox__embed(engine);
-    cox_status status = cox__layers(engine, n_slots);
+    status = cox__layers(engine, n_slots);
     if (status != COX_OK) return status;
     engine->counters.rows_computed += (uint64_t)engine->batch.n_rows;
     engine->counters.steps++;

@@ -34,6 +34,8 @@ typedef struct cox__steering {
     struct cox__steering *next;
     cox_plan *plan;
     int32_t id, n_users;
+    int32_t last_routed;   /* highest layer with a routed intervention at expert_out; -1: none */
+    bool was_sent;         /* to the hosts that apply it */
     int32_t *hits_offsets; /* [plan->n+1]: places of each intervention in a sequence's hits */
     int32_t *layer_place;  /* [plan->n, n_layers]: number of its layers below */
     int32_t *expert_place; /* [plan->n, n_experts]: the same of its experts; of those at expert_out */
@@ -46,9 +48,12 @@ typedef struct cox__steering {
 struct cox__sequence;
 struct cox__slot;
 
-/* Takes `plan` over when it succeeds: finds an equal one in use or starts using this one (sending it).
+/* Takes `plan` over when it succeeds: finds an equal one in use or starts using this one.
  * Errors: NO_MEMORY, INVALID (made for a model of other dimensions). */
 cox_status cox__steering_use(cox_engine *engine, cox_plan *plan, cox__steering **steering);
+/* Plans that a row of the batch may name to the hosts, and that they do not have yet, go there. Rows that
+ * start above what the hosts do, as all of a sweep's cells of one layer, need none. Errors: NO_MEMORY. */
+cox_status cox__steering_send(cox_engine *engine);
 /* One user less; the last one frees it, here and on the hosts. */
 void cox__steering_release(cox_engine *engine, cox__steering *steering);
 

@@ -1,7 +1,7 @@
 /*
- * Plans in use: found by equality, indexed for counting, sent to the hosts that apply them, freed with their
- * last user. Plan ids are unique in the job: serial number times the number of coordinators plus this one's
- * index.
+ * Plans in use: found by equality, indexed for counting, sent to the hosts that apply them before the first
+ * row that may name them, freed with their last user. Plan ids are unique in the job: serial number times the
+ * number of coordinators plus this one's index.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +94,7 @@ static void index_intervention(cox__steering *steering, int32_t i)
         if (v->layers[l] && v->strength != 0) steering->sites[l] |= (uint8_t)(1 << v->site);
         if (!is_expert || !v->layers[l] || v->strength == 0) continue;
         bool is_routed = v->weighting == COX_WEIGHTING_ROUTED;
+        if (is_routed && l > steering->last_routed) steering->last_routed = l;
         steering->has_routed[l] |= is_routed;
         steering->has_terms[l] |= !is_routed;
         steering->has_soft[l] |= v->weighting == COX_WEIGHTING_SOFT;
@@ -126,6 +127,7 @@ static cox__steering *create_steering(const cox_engine *engine, cox_plan *plan)
     if (!steering) return NULL;
     size_t n = (size_t)plan->n, n_layers = (size_t)plan->n_layers;
     steering->plan = plan;
+    steering->last_routed = -1;
     steering->hits_offsets = calloc(n + 1, sizeof(int32_t));
     steering->layer_place = calloc(n * n_layers + 1, sizeof(int32_t));
     steering->expert_place = calloc(n * (size_t)plan->n_experts + 1, sizeof(int32_t));
@@ -164,16 +166,23 @@ cox_status cox__steering_use(cox_engine *engine, cox_plan *plan, cox__steering *
     fresh->id = ++engine->n_plans_made * cox_cluster_n_coordinators(engine->cluster) +
                 cox_cluster_rank(engine->cluster);
     fresh->n_users = 1;
-    cox_status status = send_plan(engine, fresh);
-    if (status != COX_OK) {
-        recall_plan(engine, fresh);
-        free_steering(fresh);
-        return status;
-    }
     fresh->next = engine->steerings;
     engine->steerings = fresh;
     *steering = fresh;
     return COX_OK;
+}
+
+cox_status cox__steering_send(cox_engine *engine)
+{
+    const cox__batch *batch = &engine->batch;
+    cox_status status = COX_OK;
+    for (int32_t row = 0; batch->has_steering && row < batch->n_rows && status == COX_OK; row++) {
+        cox__steering *steering = batch->sequences[row]->steering;
+        if (!steering || steering->was_sent || batch->starts[row] > steering->last_routed) continue;
+        steering->was_sent = true;
+        status = send_plan(engine, steering);
+    }
+    return status;
 }
 
 void cox__steering_release(cox_engine *engine, cox__steering *steering)

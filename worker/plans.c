@@ -115,9 +115,9 @@ static cox_status take_letter(cox_worker_plans *plans, const unsigned char *data
     return COX_OK;
 }
 
-static cox_status read_letters(cox_worker_plans *plans)
+static cox_status read_letters(cox_worker_plans *plans, uint64_t *n_read)
 {
-    for (;;) {
+    for (;; ++*n_read) {
         int32_t from;
         void *data;
         size_t n;
@@ -137,10 +137,12 @@ static const cox_plan *find(cox_worker_plans *plans, int32_t id)
 
 static cox_status find_or_wait(cox_worker_plans *plans, int32_t id, const cox_plan **plan)
 {
-    double start = cox_now_s();
+    double start = cox_now_s(); /* or when the last letter came */
     while (!(*plan = find(plans, id))) {
-        cox_status status = read_letters(plans);
+        uint64_t n_read = 0;
+        cox_status status = read_letters(plans, &n_read);
         if (status != COX_OK) return status;
+        if (n_read > 0) start = cox_now_s();
         if (cox_now_s() - start > LATE_S)
             return cox_fail(COX_INTERNAL, "plan %d never came to this rank", id);
         if (!(*plan = find(plans, id))) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);

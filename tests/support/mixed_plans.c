@@ -227,6 +227,8 @@ static void add_router_edits(draw *d, json_t *list)
 {
     static const char *const ops[] = {"force_out", "force_in"};
     int32_t layer = moe_layer(d), n_experts = d->model->router.n_experts, kind = below(d, 3);
+    int32_t top_k = d->model->router.top_k;
+    if (kind == 1 && top_k == 1) kind = 2; /* one forced in as the only one would leave the others no rows */
     json_t *edit = intervention(d, "router_logits", kind < 2 ? ops[kind] : "pin", layer);
     set(edit, "strength", json_integer(d->strength != 0));
     int32_t forced = kind < 2 ? forced_expert(d, list) : 0;
@@ -236,7 +238,7 @@ static void add_router_edits(draw *d, json_t *list)
         snprintf(path, sizeof path, "routes-%d.safetensors", (int)d->plan);
         set(edit, "routes", json_string(path));
     }
-    bool is_possible = forced >= 0 && (kind > 0 || n_experts > d->model->router.top_k);
+    bool is_possible = forced >= 0 && (kind > 0 || n_experts > top_k);
     if (is_possible) json_array_append(list, edit);
     json_decref(edit);
     json_t *bias = intervention(d, "router_logits", "bias", layer);
