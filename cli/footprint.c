@@ -20,7 +20,7 @@ static const uint64_t BASE_PEER_BYTES = (uint64_t)3 << 18;
 static const int32_t MOST_PEERS = 64;
 static const double TOKENIZER_FACTOR = 2.5;
 /* Of a step of a sweep, and of its KV cache, which is to hold all prompts: their number is not known yet. */
-enum { SWEEP_ROWS = 2048, SWEEP_SEQUENCES = 1024, SWEEP_KV_BYTES = 1 << 30 };
+enum { SWEEP_ROWS = 1024, SWEEP_SEQUENCES = 1024, SWEEP_KV_BYTES = 1 << 30 };
 
 cox_status cox_layout_make(cox_layout *layout, const cox_options *options, int32_t size, int32_t n_threads)
 {
