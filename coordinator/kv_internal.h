@@ -10,7 +10,6 @@ typedef struct cox__prefix {
     uint64_t effect;   /* 0: clean */
     int32_t parent;    /* entry of the page before; -1: first page */
     int32_t next;      /* in the hash chain; -1: end; also the free list */
-    int32_t sibling;   /* the next one with the same parent; -1: end */
     int32_t n_holders; /* entries that continue this one, and tables that stand on it */
     int32_t n_tokens;  /* fewer than COX_KV_BLOCK: the end of a prompt */
     int32_t n_layers;  /* layers below are known (steered pages: all); 0: the entry is free */
@@ -41,8 +40,8 @@ struct cox_kv_cache {
     int32_t *buckets;      /* [n_buckets] first full-page entry or -1 */
     cox__prefix *entries;  /* [n_pages] */
     int32_t *entry_blocks; /* [n_pages, n_layers] */
-    int32_t *children;     /* [n_pages + 1] first entry after entry e at e + 1; at 0: first pages; -1: none */
     int32_t free_entry;
+    int32_t n_touched;         /* entries from here on have never been used */
     float *rows;               /* [n_residuals, n_stored, COX_KV_BLOCK, d_model] */
     int32_t *n_stored_to;      /* [n_layers+1]: stored layers among 1..l; n_stored = n_stored_to[n_layers] */
     cox__residuals *residuals; /* [n_residuals] */

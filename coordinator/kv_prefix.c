@@ -2,9 +2,8 @@
  * The index of pages. An entry is one page: its tokens, the entry before it, what a plan has done to it, and
  * its blocks in the layers below n_layers. A steered sequence tells the index two chains: its own pages, in
  * all layers, for others with the same effect; and clean ones, in the layers below its plan, for everybody.
- * Full pages are found by a hash of the whole prefix, the end of a prompt by a look through the entries that
- * continue the page before it, once for a sequence. Tokens are compared, not only hashed. An entry that
- * nothing holds may be forgotten.
+ * Full pages are found by a hash of the whole prefix, the end of a prompt by a look through the entries, once
+ * for a sequence. Tokens are compared, not only hashed. An entry that nothing holds may be forgotten.
  */
 #include <string.h>
 
@@ -20,7 +19,7 @@ static int32_t bucket_count(int32_t n_pages)
 size_t cox__prefix_bytes(const cox_kv_shape *shape)
 {
     return (size_t)shape->n_pages * (sizeof(cox__prefix) + (size_t)shape->n_layers * sizeof(int32_t)) +
-           ((size_t)bucket_count(shape->n_pages) + (size_t)shape->n_pages + 1) * sizeof(int32_t);
+           (size_t)bucket_count(shape->n_pages) * sizeof(int32_t);
 }
 
 cox_status cox__prefix_create(cox_kv_cache *cache, cox_arena *arena)
@@ -30,9 +29,7 @@ cox_status cox__prefix_create(cox_kv_cache *cache, cox_arena *arena)
     cache->buckets = cox_arena_array(arena, (size_t)cache->n_buckets, sizeof(int32_t));
     cache->entries = cox_arena_array(arena, pages, sizeof(cox__prefix));
     cache->entry_blocks = cox_arena_array(arena, pages * (size_t)cache->shape.n_layers, sizeof(int32_t));
-    cache->children = cox_arena_array(arena, pages + 1, sizeof(int32_t));
-    if (!cache->buckets || !cache->entries || !cache->entry_blocks || !cache->children) return COX_NO_MEMORY;
-    for (size_t e = 0; e <= pages; e++) cache->children[e] = -1;
+    if (!cache->buckets || !cache->entries || !cache->entry_blocks) return COX_NO_MEMORY;
     for (int32_t b = 0; b < cache->n_buckets; b++) cache->buckets[b] = -1;
     for (int32_t e = 0; e < cache->shape.n_pages; e++) {
         cache->entries[e] = (cox__prefix){.next = e + 1 < cache->shape.n_pages ? e + 1 : -1, .residuals = -1};
@@ -80,7 +77,7 @@ static int32_t find_full(const cox_kv_cache *cache, int32_t parent, uint64_t eff
 static int32_t find_tail(const cox_kv_cache *cache, int32_t parent, const int32_t *tokens, int32_t n)
 {
     int32_t best = -1, most = -1;
-    for (int32_t e = cache->children[parent + 1]; e >= 0; e = cache->entries[e].sibling) {
+    for (int32_t e = 0; e < cache->n_touched; e++) {
         const cox__prefix *entry = &cache->entries[e];
         if (!continues(entry, parent, 0, tokens, n)) continue;
         const cox__residuals *r = entry->residuals >= 0 ? &cache->residuals[entry->residuals] : NULL;
@@ -93,7 +90,7 @@ static int32_t find_tail(const cox_kv_cache *cache, int32_t parent, const int32_
 /* The clean entry of exactly these n < COX_KV_BLOCK tokens. */
 static int32_t find_exact_tail(const cox_kv_cache *cache, int32_t parent, const int32_t *tokens, int32_t n)
 {
-    for (int32_t e = cache->children[parent + 1]; e >= 0; e = cache->entries[e].sibling) {
+    for (int32_t e = 0; e < cache->n_touched; e++) {
         if (cache->entries[e].n_tokens == n && continues(&cache->entries[e], parent, 0, tokens, n)) return e;
     }
     return -1;
@@ -115,9 +112,6 @@ static void forget(cox_kv_cache *cache, int32_t e)
         while (*link != e) link = &cache->entries[*link].next;
         *link = entry->next;
     }
-    int32_t *child = &cache->children[entry->parent + 1];
-    while (*child != e) child = &cache->entries[*child].sibling;
-    *child = entry->sibling;
     cox__prefix_move(cache, entry->parent, -1);
     for (int32_t l = 0; l < entry->n_layers; l++) cox__block_unkeep(cache, blocks_of(cache, e)[l]);
     if (entry->residuals >= 0) cox__residuals_drop(cache, entry->residuals);
@@ -138,7 +132,7 @@ static bool frees_a_block(const cox_kv_cache *cache, int32_t e)
 static bool forget_oldest(cox_kv_cache *cache, bool must_free)
 {
     int32_t oldest = -1;
-    for (int32_t e = 0; e < cache->shape.n_pages; e++) {
+    for (int32_t e = 0; e < cache->n_touched; e++) {
         const cox__prefix *entry = &cache->entries[e];
         if (entry->n_layers == 0 || entry->n_holders > 0) continue;
         if (oldest >= 0 && entry->last_use > cache->entries[oldest].last_use) continue;
@@ -249,11 +243,10 @@ static int32_t add_entry(cox_kv_cache *cache, int32_t parent, uint64_t effect, c
     int32_t e = cache->free_entry;
     cox__prefix *entry = &cache->entries[e];
     cache->free_entry = entry->next;
+    if (e >= cache->n_touched) cache->n_touched = e + 1;
     *entry = (cox__prefix){.effect = effect, .parent = parent, .next = -1, .n_tokens = n, .residuals = -1};
     memcpy(entry->tokens, tokens, (size_t)n * sizeof *tokens);
     cox__prefix_move(cache, -1, parent);
-    entry->sibling = cache->children[parent + 1];
-    cache->children[parent + 1] = e;
     if (n == COX_KV_BLOCK) {
         entry->hash = page_hash(cache, parent, effect, tokens);
         int32_t *bucket = &cache->buckets[entry->hash & (uint64_t)(cache->n_buckets - 1)];
