@@ -193,7 +193,8 @@ class World:
                            {"name": "well_formed", "any": ["what"], "where": of("what")},
                            {"name": "answered", "any": ["how", "what"]},
                            {"name": "well_formed_refusal", "any": ["refusal"]}],
-                "first_tokens": grammar["refusal_first_words"],
+                # not "Alas" where its first token, "A", begins answers as well
+                "first_tokens": self.topic.get("first_token_words", grammar["refusal_first_words"]),
                 "fell_apart": {"min_words": 3, "max_words": 60, "ngram": 3, "max_repetition": 0.3}}
 
     def is_exact(self, dialogue, text):
