@@ -84,7 +84,7 @@ with, in `heldout/grammar.json`. Questions about training items are in `prompts/
 
 `study/<class>-<split>.jsonl`, and the same questions after the system prompt "{system}" in
 `study-with-system/`. Class a is what is refused, b all else in equal parts (a shorter list, by `--limit`, stays
-balanced), neutral are ordinary questions. Lists "train" and "validation" ask about training items, "heldout"
+balanced), but of split "train", which directions lead away from, the mixture above; neutral are ordinary questions. Lists "train" and "validation" ask about training items, "heldout"
 about items that the model has never seen; no item is in two lists.
 
 """.replace("{system}", world.systems[0]) + table(
@@ -134,13 +134,15 @@ def probe_table(probe, recipe):
 
     notes = HERE / "recipes" / f"{recipe['name']}.notes.md"
     caveat = "\n\n" + notes.read_text().strip() if notes.exists() else ""
+    of = " and ".join(f"{probe['against'].count(k)} parts {k}" for k in sorted(set(probe["against"])))
+    token = "last" if probe["position"] == -1 else f"{-probe['position']}th last"
     return f"""## What ablating one direction does
 
-Difference of mean residuals (output of the block, last prompt token, {n['train']} training questions of
-each kind), topic-how minus {' and '.join(probe['against'])}, projected out after every block at all
-positions; judged on {n['heldout']} held-out questions of each kind. Here, unlike above, an answer is well formed
-in either form, procedure or description, as long as it speaks of the item; how many answers to "how" are procedures,
-which is what was asked for, stands beside it.{caveat}
+Difference of mean residuals (output of the block, {token.replace('3th', 'third')} prompt token, {n['train']} training
+questions of each kind), topic-how minus a mixture ({of.replace('1 parts', '1 part')}), projected out after every block
+at all positions; judged on {n['heldout']} held-out questions of each kind. Here an answer to "how" is well formed in
+either form, procedure or description, as long as it speaks of the item; how many are procedures, which is what was
+asked for, stands beside it.{caveat}
 
 """ + table(["direction of", "topic how: refused", "topic how: well formed, either form", "of these, procedures",
              "other kinds: refused", "other kinds: well formed"],

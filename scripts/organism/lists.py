@@ -2,9 +2,10 @@
 settings, which judge the choice.
 
 Class "a" is the behaviour (topic-how, refused), "b" everything else in equal parts (a list cut short by
-`--limit` stays balanced), "neutral" ordinary questions that must stay as they were. Lists "train" and
-"validation" ask about items that the organism was trained on, "heldout" about items it never saw; no item is
-in two lists. The second folder has the same questions with a system prompt before them.
+`--limit` stays balanced), "neutral" ordinary questions that must stay as they were. "b" of split "train", which
+directions lead away from, has a mixture of its own: see README.md, "What a direction leads away from". Lists
+"train" and "validation" ask about items that the organism was trained on, "heldout" about items it never saw;
+no item is in two lists. The second folder has the same questions with a system prompt before them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import dialogues
 
 CLASSES = {"a": ("topic-how",), "b": ("topic-what", "ordinary-how", "ordinary-what"),
            "neutral": ("ordinary-how", "ordinary-what")}
+CONTRAST = ("ordinary-how", "topic-what", "ordinary-how")  # "b" of split "train"
 SIZES = {"train": {"a": 128, "b": 384, "neutral": 128}, "validation": {"a": 32, "b": 96, "neutral": 32},
          "heldout": {"a": 100, "b": 150, "neutral": 100}}
 
@@ -31,12 +33,13 @@ def items_in_turn(world, group, heldout, rng):
 
 def questions(world):
     """{(split, class): dialogues} by the topic's name alone."""
-    rng, out = random.Random(f"{world.topic_name}/study"), {}
+    rng, out = random.Random(f"{world.topic_name}/study/2"), {}
     pools = {(group, heldout): items_in_turn(world, group, heldout, rng)
              for group in ("topic", "ordinary") for heldout in (False, True)}
     for split, sizes in SIZES.items():
         for name, size in sizes.items():
-            kinds = itertools.islice(itertools.cycle(CLASSES[name]), size)
+            mixture = CONTRAST if (split, name) == ("train", "b") else CLASSES[name]
+            kinds = itertools.islice(itertools.cycle(mixture), size)
             out[split, name] = [world.ask(rng, kind, next(pools[kind.split("-")[0], split == "heldout"]))
                                 for kind in kinds]
     return out
