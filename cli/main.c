@@ -106,7 +106,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
         return status == COX_OK ? launch(options, argc, argv, exit_code) : status;
     }
     if (drains(options)) cox_drain_listen();
-    if (!is_local && cox_launch_is_inside()) {
+    if (!is_local) {
         cox_status status = cox_launch_prepare_environment((int32_t)options->threads, argv);
         if (status != COX_OK) return status;
     }

@@ -37,11 +37,13 @@ bool cox_launch_is_inside(void);
 cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const argv[], int *exit_code);
 
 /*
- * To be called first in a process inside a launch, before cox_cluster_create and any OpenMP region, with the
- * --threads that will be used (0: the share) and main's argv. OpenMP reads its environment before main: when
- * the ranks of this machine have more threads than there are cores, idle threads must sleep, so this starts
- * the program once more (exec, same process) with OMP_WAIT_POLICY=passive; otherwise, and the second time, it
- * returns OK. Errors: IO, NO_MEMORY.
+ * To be called first in a process that will compute, before cox_cluster_create and any OpenMP region, with
+ * the
+ * --threads that will be used (0: the share) and main's argv. Threads that wait must soon leave their core to
+ * others, and at once when the ranks of this machine have more threads than there are cores. OpenMP reads its
+ * environment before main, so this starts the program once more (exec, same process), with GOMP_SPINCOUNT or
+ * OMP_WAIT_POLICY=passive. Where the user has set either, with one thread, and the second time, it returns
+ * OK. Errors: IO, NO_MEMORY.
  */
 cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[]);
 

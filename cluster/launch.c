@@ -69,17 +69,26 @@ static int32_t local_ranks(void)
                   int_of("SLURM_STEP_TASKS_PER_NODE", int_of("MPI_LOCALNRANKS", 1)));
 }
 
+/* How often a waiting thread of GNU OpenMP looks for work before it sleeps, tens of microseconds in all. By
+ * itself it looks 300,000 times, several milliseconds: on a core that another process needs, each wait then
+ * costs a slice of the scheduler's time. */
+static const char SPIN_COUNT[] = "1000";
+
 cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
 {
     int32_t n_ranks = local_ranks(), n_cores = count_cores();
     if (n_threads < 1) n_threads = n_ranks < n_cores ? n_cores / n_ranks : 1;
-    if (getenv("OMP_WAIT_POLICY") || (int64_t)n_ranks * n_threads <= n_cores) return COX_OK;
-    if (setenv("OMP_WAIT_POLICY", "passive", 1) != 0 || setenv("KMP_BLOCKTIME", "0", 0) != 0) {
+    bool is_crowded = (int64_t)n_ranks * n_threads > n_cores;
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || (n_threads == 1 && !is_crowded))
+        return COX_OK;
+    int failed =
+        is_crowded ? setenv("OMP_WAIT_POLICY", "passive", 1) : setenv("GOMP_SPINCOUNT", SPIN_COUNT, 1);
+    if (failed || setenv("KMP_BLOCKTIME", "0", 0) != 0) {
         return cox_fail(COX_NO_MEMORY, "out of memory for the environment");
     }
     cox__drain_hold();
     execv("/proc/self/exe", argv);
-    return cox_fail(COX_IO, "cannot start this program again with OMP_WAIT_POLICY=passive: %s",
+    return cox_fail(COX_IO, "cannot start this program again with another environment for OpenMP: %s",
                     strerror(errno));
 }
 

@@ -84,8 +84,16 @@ wrong 2 '"x" is not a list of numbers' "$model" --layers x
 wrong 2 '"0" is not a number from 1 on' "$model" --limit 0
 cp -r "$model/study" "$work/lists"
 echo '{"prompt": 5}' > "$work/lists/a-train.jsonl"
-wrong 1 'direction ended with code [0-9]+: .*a-train.jsonl' "$model" --lists "$work/lists" --limit 2 --output "$work/new3"
+wrong 1 'a-train.jsonl: line 1: ' "$model" --lists "$work/lists" --limit 2 --output "$work/new3"
 cp "$model/study/a-train.jsonl" "$work/lists"
+: > "$work/lists/a-heldout.jsonl"
+wrong 1 'a-heldout.jsonl has no prompts' "$model" --lists "$work/lists" --output "$work/new3"
+cp "$model/study/a-heldout.jsonl" "$work/lists"
 echo '{"question": "?"}' > "$work/lists/b-heldout.jsonl"
 wrong 1 'b-heldout.jsonl: line 1: ' "$model" --lists "$work/lists" --limit 2 --layers 3 --strengths=1 --output "$work/new4"
+sed 's/"refused"/"declined"/' "$model/rules.json" > "$work/rules.json"
+wrong 1 'rules.json has no label "refused"' "$model" --lists study --rules "$work/rules.json" --output "$work/new4"
+echo '{"labels": 3}' > "$work/rules.json"
+wrong 1 'rules.json: no rules of evaluation' "$model" --lists study --rules "$work/rules.json" --output "$work/new4"
+check "nothing ran of these" test ! -e "$work/new3" -a ! -e "$work/new4"
 finish
