@@ -430,7 +430,7 @@ static cox_status end(stage *st, cox_status status)
     return status;
 }
 
-/* --show-cell, on rank 0. */
+/* --show-cell, on rank 0. Standard output has no folder: absolute paths go wherever it is put. */
 static cox_status show_cell(const cox_sweep *s)
 {
     if (s->options->shown_cell >= s->grid->n_cells) {
@@ -438,7 +438,7 @@ static cox_status show_cell(const cox_sweep *s)
                         s->options->shown_cell, s->grid->n_cells);
     }
     const cox_sweep_cell cell = cox_sweep_cell_at(s->grid, s->options->shown_cell);
-    json_t *plan = cox_sweep_plan(s, &cell);
+    json_t *plan = cox_sweep_plan(s, &cell, false);
     if (!plan) return COX_NO_MEMORY;
     json_dumpf(plan, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(plan);

@@ -149,7 +149,8 @@ static void print_plans(FILE *file, const json_t *best)
     if (json_array_size(cells) == 0) return;
     fputs("<h3>Plans of the cells that were answered</h3>\n<p>A request of <code>batch</code> takes such a "
           "plan as its "
-          "<code>steering</code>; <code>sweep --show-cell N</code> prints that of any cell.</p>\n",
+          "<code>steering</code>; its paths are relative to the folder of the sweep. "
+          "<code>sweep --show-cell N</code> prints that of any cell, with absolute paths.</p>\n",
           file);
     json_array_foreach(cells, i, cell)
     {
