@@ -445,6 +445,18 @@ static cox_status show_cell(const cox_sweep *s)
     return fputc('\n', stdout) == EOF ? cox_fail(COX_IO, "standard output: cannot write") : COX_OK;
 }
 
+/* The choice of cells goes by the log-odds, whatever labels are called; but answers must have one to be
+ * judged by. */
+static cox_status check_labels(const cox_sweep *s)
+{
+    if (s->options->n_best == 0 || cox_rules_n_labels(s->rules) > 0) return COX_OK;
+    return cox_fail(
+        COX_INVALID,
+        "%s: there is no label in it to judge answers by; add one to \"labels\", or leave answers "
+        "out with --best 0",
+        s->options->rules);
+}
+
 static cox_status prepare(stage *st)
 {
     cox_sweep *s = st->sweep;
@@ -453,6 +465,7 @@ static cox_status prepare(stage *st)
     if (status == COX_OK && cox_cluster_is_coordinator(s->run->cluster)) status = cox_sweep_read_inputs(s);
     if (status == COX_OK && s->options->shown_cell >= 0)
         return cox_run_agree(s->run, is_front ? show_cell(s) : COX_OK);
+    if (status == COX_OK && s->rules) status = check_labels(s);
     if (status == COX_OK && is_front) status = cox_sweep_write_randoms(s);
     if (status == COX_OK && is_front) status = open_results(st, "stage1.jsonl", &st->results);
     status = cox_run_agree(s->run, status);

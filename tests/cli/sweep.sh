@@ -155,5 +155,14 @@ sed 's/expert_out/expert_outt/' "$work/grid.json" > "$work/bad.json"
 refuses 2 'block 2: key "site" is "expert_outt"' "${in[@]/grid.json/bad.json}" --output "$work/new"
 sed 's/"sources": \[-1, -2\]/"sources": [-9]/' "$work/grid.json" > "$work/bad.json"
 refuses 3 'experts.safetensors.*expert_out.2.0@-9' "${in[@]/grid.json/bad.json}" --output "$work/new2"
+# what stage 2 would stumble over is said before stage 1
+: > "$work/empty.jsonl"
+refuses 2 'empty.jsonl: there are no prompts in it' "${in[@]/$b/$work/empty.jsonl}" --output "$work/new3"
+rules='{"version": 1, "matchers": {"no": {"phrases": ["Sorry"]}}, "labels": [], "first_tokens": ["Sorry"]}'
+echo "$rules" > "$work/rules.json"
+refuses 2 'rules.json: there is no label in it' "${in[@]/$model\/rules.json/$work/rules.json}" --output "$work/new3"
+sed 's/"labels": \[\]/"labels": [{"name": "no", "any": ["no"]}]/; s/, "first_tokens".*\]/, "first_tokens": []/' <<< "$rules" > "$work/rules.json"
+refuses 2 'rules.json: the set of first tokens has 0 of ' "${in[@]/$model\/rules.json/$work/rules.json}" --output "$work/new3"
+check "and nothing was begun" test -z "$(ls "$work/new3")"
 refuses 2 'of another run' "${in[@]/24/25}" --output "$work/whole"
 finish
