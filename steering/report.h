@@ -203,6 +203,16 @@ void cox_report_print_parts(FILE *file, const cox_report *report);
  * none that does what is aimed at. */
 const cox_report_cell *cox_report_pick(const cox_report *report, int32_t family, bool is_single, int set);
 
+/* What controls of one kind ("random_direction") do at a cell's place, scope and strength: draws, each
+ * distinct plan counted once; mean changes; the interval that reaches farthest from 0. n 0: there is none. */
+typedef struct cox_report_summary {
+    int32_t n;
+    double mean[COX_REPORT_N_SETS];
+    cox_interval widest[COX_REPORT_N_SETS];
+} cox_report_summary;
+cox_report_summary cox_report_summarize(const cox_report *report, const cox_report_cell *cell,
+                                        const char *kind);
+
 /* Of a place's best cells against routing differences: Pearson's and Spearman's correlation over *n experts.
  */
 typedef struct cox_report_relation {

@@ -15,34 +15,57 @@ static const char *const kinds[] = {"random_direction", "random_expert"};
 static const char *const names[] = {"random direction of the same norm", "direction of another expert"};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
-typedef struct summary {
-    const char *kind;
-    int32_t n; /* cells: draws, also at several blocks */
-    double mean[COX_REPORT_N_SETS];
-    cox_interval widest[COX_REPORT_N_SETS]; /* of the draw whose interval reaches farthest from 0 */
-    int64_t numbers[2];                     /* first and last */
-} summary;
-
 static double reach(const cox_interval *i)
 {
     return fmax(fabs(i->low), fabs(i->high));
 }
 
-static void add_controls(summary *sum, const cox_report_cells *cells, const cox_report_cell *c)
+static bool is_equal(double x, double y)
 {
-    for (size_t i = 0; i < cells->n; i++) {
-        const cox_report_cell *k = &cells->items[i];
-        if (strcmp(k->control, sum->kind) != 0 || !cox_report_is_control_of(k, c)) continue;
-        if (isnan(k->change[0].value) || isnan(k->change[1].value)) continue;
-        for (int set = 0; set < COX_REPORT_N_SETS; set++) {
-            sum->mean[set] = (sum->mean[set] * sum->n + k->change[set].value) / (sum->n + 1);
-            if (sum->n == 0 || reach(&k->change[set]) > reach(&sum->widest[set]))
-                sum->widest[set] = k->change[set];
-        }
-        if (sum->n == 0) sum->numbers[0] = k->number;
-        sum->numbers[1] = k->number;
-        sum->n++;
+    return x == y || (isnan(x) && isnan(y));
+}
+
+/* The same plan: one draw at one place (both are controls of one cell). Its numbers tell it from the draw of
+ * another vector file, for equal plans have equal ones. */
+static bool is_same_draw(const cox_report_cell *x, const cox_report_cell *y)
+{
+    bool is_same = strcmp(x->control, y->control) == 0 && x->seed == y->seed && is_equal(x->kl, y->kl);
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        const cox_interval *i = &x->change[set], *k = &y->change[set];
+        is_same =
+            is_same && is_equal(i->value, k->value) && is_equal(i->low, k->low) && is_equal(i->high, k->high);
     }
+    return is_same;
+}
+
+static void add_control(cox_report_summary *sum, const cox_report_cell *k)
+{
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        sum->mean[set] = (sum->mean[set] * sum->n + k->change[set].value) / (sum->n + 1);
+        if (sum->n == 0 || reach(&k->change[set]) > reach(&sum->widest[set]))
+            sum->widest[set] = k->change[set];
+    }
+    sum->n++;
+}
+
+/* A grid may have the same draw in several blocks, and so may the sweep of controls: it counts once. */
+cox_report_summary cox_report_summarize(const cox_report *r, const cox_report_cell *c, const char *kind)
+{
+    cox_report_summary sum = {0};
+    size_t n_all = r->cells.n + r->controls.n, n_kept = 0;
+    const cox_report_cell **kept = calloc(n_all + 1, sizeof *kept);
+    for (size_t i = 0; i < n_all && kept; i++) {
+        const cox_report_cell *k = i < r->cells.n ? &r->cells.items[i] : &r->controls.items[i - r->cells.n];
+        if (strcmp(k->control, kind) != 0 || !cox_report_is_control_of(k, c)) continue;
+        if (isnan(k->change[0].value) || isnan(k->change[1].value)) continue;
+        size_t n = 0;
+        while (n < n_kept && !is_same_draw(kept[n], k)) n++;
+        if (n < n_kept) continue;
+        kept[n_kept++] = k;
+        add_control(&sum, k);
+    }
+    free(kept);
+    return sum;
 }
 
 /* --- Cards --- */
@@ -92,9 +115,7 @@ static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c,
 static void print_controls_of(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
 {
     for (int k = 0; k < N_KINDS; k++) {
-        summary sum = {.kind = kinds[k]};
-        add_controls(&sum, &r->cells, c);
-        add_controls(&sum, &r->controls, c);
+        const cox_report_summary sum = cox_report_summarize(r, c, kinds[k]);
         if (sum.n == 0) continue;
         fprintf(file, "<p>Control, %s: ", names[k]);
         cox_report_print_interval(file, &sum.widest[set]);
@@ -289,9 +310,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
 {
     bool has_any = false;
     for (int k = 0; k < N_KINDS; k++) {
-        summary sum = {.kind = kinds[k]};
-        add_controls(&sum, &r->cells, c);
-        add_controls(&sum, &r->controls, c);
+        const cox_report_summary sum = cox_report_summarize(r, c, kinds[k]);
         if (sum.n == 0) continue;
         if (!has_any) {
             fputs("<tr class=\"head\"><th>", file);

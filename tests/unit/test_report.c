@@ -148,6 +148,33 @@ static void families(void **state)
     json_decref(grid);
 }
 
+/* A draw that stands in two blocks and again in the sweep of controls is one plan; another seed, or other
+ * numbers with the same one (another vector file), are more. */
+static void draws(void **state)
+{
+    (void)state;
+    cox_csv csv;
+    cox_report report = {.n_rows = 20};
+    assert_int_equal(parse(&csv,
+                           HEADER "0,e,resid_post,add,direction,0,2,,,-1,all,8,-3,-4,-2,3,2,4,0.5\n"
+                                  "1,r,resid_post,add,random_direction,1,2,,,-1,all,8,-1,-2,0,1,0,2,\n"
+                                  "2,s,resid_post,add,random_direction,1,2,,,-1,all,8,-1,-2,0,1,0,2,\n"
+                                  "3,s,resid_post,add,random_direction,2,2,,,-1,all,8,-1,-2,0,1,0,2,\n"),
+                     COX_OK);
+    assert_int_equal(cox_report_cells_read(&report.cells, &csv, NULL, limits), COX_OK);
+    assert_int_equal(parse(&csv, HEADER "0,c,resid_post,add,random_direction,1,2,,,-1,all,8,-1,-2,0,1,0,2,\n"
+                                        "1,d,resid_post,add,random_direction,1,2,,,-1,all,8,2,-1,3,1,0,2,\n"),
+                     COX_OK);
+    assert_int_equal(cox_report_cells_read(&report.controls, &csv, NULL, limits), COX_OK);
+    const cox_report_summary sum = cox_report_summarize(&report, &report.cells.items[0], "random_direction");
+    assert_int_equal(sum.n, 3);
+    assert_true(sum.mean[COX_REPORT_A] == 0); /* -1, -1, 2 */
+    assert_true(sum.widest[COX_REPORT_A].value == 2 && sum.widest[COX_REPORT_B].value == 1);
+    assert_int_equal(cox_report_summarize(&report, &report.cells.items[0], "random_expert").n, 0);
+    cox_report_cells_free(&report.cells);
+    cox_report_cells_free(&report.controls);
+}
+
 /* Answers decide where there are any. */
 static void pick_by_answers(void **state)
 {
@@ -343,6 +370,7 @@ int main(void)
         cmocka_unit_test(quoted_fields),
         cmocka_unit_test(malformed_csv),
         cmocka_unit_test(places_and_best),
+        cmocka_unit_test(draws),
         cmocka_unit_test(pick_by_answers),
         cmocka_unit_test(families),
         cmocka_unit_test(malformed_cells),
