@@ -213,15 +213,14 @@ typedef struct cox_report_summary {
 cox_report_summary cox_report_summarize(const cox_report *report, const cox_report_cell *cell,
                                         const char *kind);
 
-/* Of a place's best cells against routing differences: Pearson's and Spearman's correlation over *n experts.
- */
+/* Spearman's rank correlation, over the n experts that have both, of the size of an expert's routing
+ * difference and the largest change in the aim's direction (on A a fall, on B a rise; at least 0) that any
+ * counting cell of a family's directions reaches there; as scripts/study has it. NaN: n < 3, or all equal. */
 typedef struct cox_report_relation {
     size_t n;
-    double pearson, spearman;
+    double spearman;
 } cox_report_relation;
-/* [out] route_of: [group->n_places] index into routes.items, or SIZE_MAX. */
-void cox_report_relate(const cox_report *report, const cox_report_group *group, int set, size_t *route_of,
-                       cox_report_relation *relation);
+cox_report_relation cox_report_relate(const cox_report *report, int32_t family, int set);
 
 /* Words for text and titles: "layer 2, expert 13"; family, weighting and positions; "+1.2 [+0.8, +1.6]"; "95%
  * [81, 99]". */

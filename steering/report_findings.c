@@ -142,34 +142,30 @@ static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
     fputs("</div>\n", file);
 }
 
-/* Of the group with the most experts. */
+/* Of the family with the most experts. */
 static void print_routing_card(FILE *file, const cox_report *r)
 {
-    const cox_report_group *widest = NULL;
-    for (size_t i = 0; i < r->cells.n_groups; i++) {
-        const cox_report_group *g = &r->cells.groups[i];
-        if (g->n_experts == 0 || cox_report_is_control(&r->cells.items[g->first])) continue;
-        if (!widest || g->n_places > widest->n_places) widest = g;
+    int32_t widest = -1;
+    cox_report_relation relations[COX_REPORT_N_SETS] = {{0}};
+    for (int32_t family = 0; family < r->cells.n_families && r->routes.n > 0; family++) {
+        const cox_report_relation a = cox_report_relate(r, family, COX_REPORT_A);
+        if (a.n <= relations[COX_REPORT_A].n) continue;
+        widest = family;
+        relations[COX_REPORT_A] = a;
     }
-    size_t *route_of = widest && r->routes.n ? calloc(widest->n_places, sizeof *route_of) : NULL;
-    if (!route_of) return;
-    cox_report_relation relations[COX_REPORT_N_SETS];
-    for (int s = 0; s < COX_REPORT_N_SETS; s++) cox_report_relate(r, widest, s, route_of, &relations[s]);
-    free(route_of);
-    if (relations[0].n < 3) return;
-    fputs("<div class=\"card\"><h3>Does routing tell?</h3>\n<p class=\"big\">r ", file);
-    cox_report_print_number(file, relations[COX_REPORT_A].pearson, true);
+    if (relations[COX_REPORT_A].n < 3) return;
+    relations[COX_REPORT_B] = cox_report_relate(r, widest, COX_REPORT_B);
+    fputs("<div class=\"card\"><h3>Does routing tell where to steer?</h3>\n<p class=\"big\">\xcf\x81 ", file);
+    cox_report_print_number(file, relations[COX_REPORT_A].spearman, true);
     fprintf(file,
-            "</p>\n<p>Correlation of an expert\xe2\x80\x99s routing difference (A less B, top-1) with its "
-            "best effect over %zu "
-            "experts: weaken ",
-            relations[0].n);
-    cox_report_print_number(file, relations[COX_REPORT_A].pearson, true);
-    fputs(", strengthen ", file);
-    cox_report_print_number(file, relations[COX_REPORT_B].pearson, true);
-    fputs(" (", file);
-    cox_report_print_group(file, &r->cells.items[widest->first]);
-    fputs(").</p></div>\n", file);
+            "</p>\n<p>Rank correlation (Spearman\xe2\x80\x99s) of the size of an expert\xe2\x80\x99s routing "
+            "difference with the largest fall of A\xe2\x80\x99s log-odds that steering it reaches within the "
+            "KL limit, over %zu experts; with the largest rise of B\xe2\x80\x99s ",
+            relations[COX_REPORT_A].n);
+    cox_report_print_number(file, relations[COX_REPORT_B].spearman, true);
+    fputs(". Near 0: no. (Family ", file);
+    cox_xml_print(file, r->cells.families[widest]);
+    fputs(", validation prompts.)</p></div>\n", file);
 }
 
 static void print_parts_card(FILE *file, const cox_report *r)
