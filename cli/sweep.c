@@ -201,6 +201,7 @@ static json_t *identity_of(const cox_sweep *s)
         free(path);
     }
     if (status == COX_OK) status = cox_identity_add_model(json, o, s->run->model);
+    if (status == COX_OK) status = cox_identity_add_prompting(json, o);
     if (status == COX_OK) return json;
     json_decref(json);
     return NULL;
