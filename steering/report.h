@@ -174,6 +174,13 @@ typedef struct cox_report {
     int32_t n_rows;                           /* of tables that leave something out */
 } cox_report;
 
+/* The cell of the sweep that a row is about (of a control: that it stands beside), by family, place, scope
+ * and strength; NULL: none, or the table has no columns of places. */
+const cox_report_cell *cox_report_heldout_cell(const cox_report *report, const cox_report_heldout *heldout);
+/* Every plan of the table is a cell of the sweep, where the table says what its plans are. Errors, naming
+ * file and line: INVALID. */
+cox_status cox_report_heldouts_check(const cox_report *report);
+
 /* The page. Errors of the file are the caller's to ask for (ferror). */
 void cox_report_print(FILE *file, const cox_report *report);
 /* The same numbers: CSV with a line for each number that has an interval; JSON (owned by the caller; NULL:
@@ -232,6 +239,8 @@ void cox_report_print_number(FILE *file, double value, bool has_sign);
 void cox_report_print_strength(FILE *file, double strength);
 void cox_report_print_source(FILE *file,
                              const cox_report_cell *cell); /* ", vector of token -1"; nothing without */
+/* That a file without `about` names no model; nothing where there is one. */
+void cox_report_print_unnamed(FILE *file, const json_t *about);
 /* A share as "12%", a minus as wide as a plus; n_digits behind the point. */
 void cox_report_print_percent(FILE *file, double share, int n_digits);
 /* An interval as a small picture, on a scale from low to high that holds 0. */

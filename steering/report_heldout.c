@@ -57,6 +57,72 @@ void cox_report_heldouts_free(cox_report_heldouts *heldouts)
     *heldouts = (cox_report_heldouts){0};
 }
 
+/* --- Which cell a row is about --- */
+
+static const char *const place_columns[] = {"layer",  "expert",    "weighting",
+                                            "source", "positions", "strength"};
+enum { N_PLACE_COLUMNS = sizeof place_columns / sizeof *place_columns };
+
+/* A column's text, "" where there is no such column. */
+static const char *text_at(const cox_report *r, const cox_report_heldout *h, const char *column)
+{
+    const char *text = "";
+    if (cox_csv_has(&r->heldouts.table, column))
+        (void)cox_csv_text(&r->heldouts.table, (size_t)(h - r->heldouts.items), column, &text);
+    return text;
+}
+
+static bool has_places(const cox_report *r)
+{
+    bool has_all = true;
+    for (size_t i = 0; i < N_PLACE_COLUMNS; i++)
+        has_all = has_all && cox_csv_has(&r->heldouts.table, place_columns[i]);
+    return has_all;
+}
+
+/* Scopes as a table of a sweep has them (a word, or JSON) and as JSON, in which a word has quotes. */
+static bool is_same_scope(const char *of_cell, const char *text)
+{
+    json_t *given = json_loads(text, JSON_DECODE_ANY, NULL), *own = json_loads(of_cell, 0, NULL);
+    const char *word = json_string_value(given);
+    bool is_same = own ? json_equal(own, given) : strcmp(word ? word : text, of_cell) == 0;
+    json_decref(given);
+    json_decref(own);
+    return is_same;
+}
+
+const cox_report_cell *cox_report_heldout_cell(const cox_report *r, const cox_report_heldout *h)
+{
+    if (!has_places(r)) return NULL;
+    const char *expert = text_at(r, h, "expert"), *weighting = text_at(r, h, "weighting");
+    long layer = strtol(text_at(r, h, "layer"), NULL, 10), source = strtol(text_at(r, h, "source"), NULL, 10);
+    double strength = strtod(text_at(r, h, "strength"), NULL);
+    for (size_t i = 0; i < r->cells.n; i++) {
+        const cox_report_cell *c = &r->cells.items[i];
+        if (c->layer == layer && c->source == source && c->strength == strength &&
+            !cox_report_is_control(c) && strcmp(c->family, h->family) == 0 &&
+            strcmp(c->expert_text, expert) == 0 && strcmp(c->weighting, weighting) == 0 &&
+            is_same_scope(c->positions, text_at(r, h, "positions")))
+            return c;
+    }
+    return NULL;
+}
+
+cox_status cox_report_heldouts_check(const cox_report *r)
+{
+    const cox_csv *t = &r->heldouts.table;
+    for (size_t i = 0; i < r->heldouts.n && has_places(r); i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        if (!*h->aim || cox_report_heldout_cell(r, h)) continue;
+        return cox_fail(COX_INVALID,
+                        "%s: line %zu: the sweep has no cell of family \"%.60s\" at this place and strength "
+                        "(layer %.20s, expert \"%.20s\", strength %.20s): the table is of another sweep",
+                        t->where, t->lines[i], h->family, text_at(r, h, "layer"), text_at(r, h, "expert"),
+                        text_at(r, h, "strength"));
+    }
+    return COX_OK;
+}
+
 /* --- Cards --- */
 
 static bool is_plan(const cox_report_heldout *h, int set)
@@ -100,23 +166,13 @@ void cox_report_print_heldout_cards(FILE *file, const cox_report *r)
 
 /* --- Table --- */
 
-/* A column's text, "" where there is no such column. */
-static const char *text_at(const cox_report *r, const cox_report_heldout *h, const char *column)
-{
-    const char *text = "";
-    if (cox_csv_has(&r->heldouts.table, column))
-        (void)cox_csv_text(&r->heldouts.table, (size_t)(h - r->heldouts.items), column, &text);
-    return text;
-}
-
 static void print_place(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
-    static const char *const columns[] = {"layer", "expert", "weighting", "source", "positions", "strength"};
     bool has_any = false;
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-        const char *text = text_at(r, h, columns[i]);
+    for (size_t i = 0; i < N_PLACE_COLUMNS; i++) {
+        const char *text = text_at(r, h, place_columns[i]);
         if (!*text) continue;
-        fprintf(file, "%s%s ", has_any ? ", " : "", columns[i]);
+        fprintf(file, "%s%s ", has_any ? ", " : "", place_columns[i]);
         for (; *text; text++) { /* positions are JSON: without its marks */
             if (!strchr("{}\"", *text)) cox_xml_print(file, (char[]){*text, '\0'});
         }
@@ -184,6 +240,7 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
         return;
     }
     const cox_report_heldout *clean = find_clean(r);
+    if (!cox_csv_has(&all->table, "model_fingerprint")) cox_report_print_unnamed(file, NULL);
     fputs("<p class=\"soft\">Plans that were chosen on other prompts, and controls at the same places. "
           "Effects are refusals with the "
           "plan less those without it, in points with 95% intervals.</p>\n",

@@ -204,6 +204,7 @@ static bool print_relation(FILE *file, const cox_report *r, int32_t family)
 void cox_report_print_scatters(FILE *file, const cox_report *r)
 {
     bool has_any = false;
+    if (r->routes.n > 0) cox_report_print_unnamed(file, r->routes.about);
     for (int32_t family = 0; family < r->cells.n_families && r->routes.n > 0; family++) {
         if (!print_relation(file, r, family)) continue;
         has_any = true;

@@ -33,6 +33,14 @@ void cox_report_print_source(FILE *file, const cox_report_cell *c)
         fprintf(file, ", vector of token %s%d", c->source < 0 ? "\xe2\x88\x92" : "", abs(c->source));
 }
 
+void cox_report_print_unnamed(FILE *file, const json_t *about)
+{
+    if (!about)
+        fputs("<p class=\"soft\">The table that was given does not name its model; that it is the "
+              "sweep\xe2\x80\x99s was not checked.</p>\n",
+              file);
+}
+
 void cox_report_print_percent(FILE *file, double share, int n_digits)
 {
     bool is_zero = fabs(100 * share) < (n_digits > 0 ? 0.05 : 0.5);
