@@ -191,7 +191,9 @@ json_t *cox_report_json(const cox_report *report);
 /* --- Sections, for the page --- */
 
 void cox_report_print_findings(FILE *file, const cox_report *report);
-void cox_report_print_heldout_cards(FILE *file, const cox_report *report);
+/* Of the plans that were judged on held-out prompts (is_single: at one expert) the one with the largest
+ * effect; false: there is none, and nothing was printed. */
+bool cox_report_print_heldout_card(FILE *file, const cox_report *report, bool is_single, int set);
 void cox_report_print_heldouts(FILE *file, const cox_report *report);
 void cox_report_print_families(FILE *file, const cox_report *report);
 void cox_report_print_controls(FILE *file, const cox_report *report);
@@ -235,6 +237,9 @@ void cox_report_print_place(FILE *file, const cox_report_cell *cell);
 void cox_report_print_operation(FILE *file, const cox_report_cell *cell); /* "add at expert_out, soft" */
 void cox_report_print_group(FILE *file, const cox_report_cell *cell);
 void cox_report_print_positions(FILE *file, const cox_report_cell *cell);
+const char *cox_report_control_words(const char *kind); /* "random direction of the same norm" */
+/* "<b>answered</b> 3% to 96%", with an arrow. */
+void cox_report_print_change(FILE *file, const char *label, double before, double after);
 void cox_report_print_number(FILE *file, double value, bool has_sign);
 void cox_report_print_strength(FILE *file, double strength);
 void cox_report_print_source(FILE *file,

@@ -12,7 +12,6 @@ static const char *const aims[] = {"Weaken", "Strengthen"};
 /* --- Controls of a cell --- */
 
 static const char *const kinds[] = {"random_direction", "random_expert"};
-static const char *const names[] = {"random direction of the same norm", "direction of another expert"};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 static double reach(const cox_interval *i)
@@ -83,6 +82,21 @@ static void print_how(FILE *file, const cox_report_cell *c)
     cox_report_print_source(file, c);
 }
 
+/* The other labels: a plan that ends what it should and leaves no answers has broken the model. */
+static void print_others(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
+{
+    bool has_any = false;
+    for (size_t l = 1; l < r->rates.n_labels; l++) {
+        const cox_report_rate *before = cox_report_rate_of(&r->rates, -1, set, r->rates.labels[l]),
+                              *after = cox_report_rate_of(&r->rates, c->number, set, r->rates.labels[l]);
+        if (!before || !after) continue;
+        fputs(has_any ? ", " : "<p>", file);
+        cox_report_print_change(file, r->rates.labels[l], before->rate.value, after->rate.value);
+        has_any = true;
+    }
+    fputs(has_any ? ".</p>\n" : "", file);
+}
+
 /* "100% → 3%" of the first label, or the change of the log-odds. */
 static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
 {
@@ -93,14 +107,13 @@ static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c,
         fprintf(file, "<p class=\"big\">%.0f%% \xe2\x86\x92 %.0f%%</p>\n<p><b>", 100 * before->rate.value,
                 100 * after->rate.value);
         cox_xml_print(file, label);
-        fprintf(
-            file,
-            "</b>, %c: %lld of %lld answers without, %lld of %lld with it (95%% interval %.0f to %.0f%%). ",
-            "AB"[set], (long long)before -> yes, (long long)before -> asked, (long long)after -> yes,
-            (long long)after -> asked, 100 * after -> rate.low, 100 * after->rate.high);
-        const cox_report_rate *apart = cox_report_rate_of(&r->rates, c->number, set, "fell_apart");
-        if (apart) fprintf(file, "Fell apart: %lld. ", (long long)apart->yes);
-        fputs("Log-odds ", file);
+        fprintf(file,
+                "</b>, %c: %lld of %lld answers without, %lld of %lld with it (95%% interval %.0f to "
+                "%.0f%%).</p>\n",
+                "AB"[set], (long long)before -> yes, (long long)before -> asked, (long long)after -> yes,
+                (long long)after -> asked, 100 * after -> rate.low, 100 * after->rate.high);
+        print_others(file, r, c, set);
+        fputs("<p>Log-odds ", file);
     } else {
         fputs("<p class=\"big\">", file);
         cox_report_print_number(file, c->change[set].value, true);
@@ -117,17 +130,20 @@ static void print_controls_of(FILE *file, const cox_report *r, const cox_report_
     for (int k = 0; k < N_KINDS; k++) {
         const cox_report_summary sum = cox_report_summarize(r, c, kinds[k]);
         if (sum.n == 0) continue;
-        fprintf(file, "<p>Control, %s: ", names[k]);
+        fprintf(file, "<p>Control, %s: ", cox_report_control_words(kinds[k]));
         cox_report_print_interval(file, &sum.widest[set]);
         fprintf(file, "%s.</p>\n", sum.n > 1 ? " (the draw that reaches farthest)" : "");
     }
 }
 
+/* By the prompts that the choice was made on, so it looks better here than it is. */
 static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
 {
     const cox_report_cell *c = cox_report_pick(r, -1, is_single, set);
-    fprintf(file, "<div class=\"card\"><h3>%s%s</h3>\n", aims[set],
-            is_single ? ", one expert" : ", any place");
+    fprintf(file,
+            "<div class=\"card\"><h3>%s%s</h3>\n<p class=\"soft\">validation prompts, on which the cell was "
+            "chosen</p>\n",
+            aims[set], is_single ? ", one expert" : ", any place");
     if (c) {
         print_big(file, r, c, set);
         print_controls_of(file, r, c, set);
@@ -206,10 +222,9 @@ void cox_report_print_findings(FILE *file, const cox_report *r)
         has_other = has_other || (r->cells.items[i].expert < 0 && !cox_report_is_control(&r->cells.items[i]));
     }
     fputs("<div class=\"cards findings\">\n", file);
-    cox_report_print_heldout_cards(file, r);
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
-        if (has_other) print_card(file, r, false, set);
-        if (has_single) print_card(file, r, true, set);
+        if (!cox_report_print_heldout_card(file, r, false, set) && has_other) print_card(file, r, false, set);
+        if (!cox_report_print_heldout_card(file, r, true, set) && has_single) print_card(file, r, true, set);
     }
     print_routing_card(file, r);
     print_parts_card(file, r);
@@ -323,7 +338,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
         }
         has_any = true;
         fprintf(file, "<tr><td></td><td></td><td></td><td>%s</td><td class=\"n\">%d</td><td class=\"n\">",
-                names[k], (int)sum.n);
+                cox_report_control_words(kinds[k]), (int)sum.n);
         cox_report_print_number(file, sum.mean[set], true);
         fputs("</td><td class=\"n\">", file);
         cox_report_print_interval(file, &sum.widest[set]);

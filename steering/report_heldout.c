@@ -12,6 +12,15 @@ static const char *const titles[] = {"Weaken: prompts of A", "Strengthen: prompt
 
 /* --- Reading --- */
 
+/* Refusals among answers, both whole. */
+static cox_status check_counts(const cox_csv *t, size_t row, const cox_report_heldout *h, int set)
+{
+    double n = h->n[set], yes = h->yes[set];
+    if (n < 1e9 && yes >= 0 && yes <= n && floor(n) == n && floor(yes) == yes) return COX_OK;
+    return cox_fail(COX_BAD_FILE, "%s: line %zu: %g refusals (\"%c_refused\") of %g answers (\"%c_n\")",
+                    t->where, t->lines[row], yes, "ab"[set], n, "ab"[set]);
+}
+
 static cox_status read_row(const cox_csv *t, size_t row, cox_report_heldout *h)
 {
     cox_status status = cox_csv_text(t, row, "family", &h->family);
@@ -31,6 +40,7 @@ static cox_status read_row(const cox_csv *t, size_t row, cox_report_heldout *h)
             snprintf(name, sizeof name, "%c_%s", "ab"[s], numbers[i].name);
             status = cox_csv_number(t, row, name, i == 0 || !(h->n[s] > 0), numbers[i].out);
         }
+        if (status == COX_OK && h->n[s] > 0) status = check_counts(t, row, h, s);
     }
     return status;
 }
@@ -138,33 +148,81 @@ static const cox_report_heldout *find_clean(const cox_report *r)
     return NULL;
 }
 
-void cox_report_print_heldout_cards(FILE *file, const cox_report *r)
+static const char *const labels[] = {"answered", "well_formed", "well_formed_refusal", "fell_apart"};
+enum { N_LABELS = sizeof labels / sizeof *labels };
+
+/* NaN: the rules do not ask, or the table does not say. */
+static double share_of(const cox_report *r, const cox_report_heldout *h, int set, const char *label)
 {
-    const cox_report_heldout *clean = find_clean(r);
-    for (int set = 0; set < COX_REPORT_N_SETS && clean; set++) {
-        const cox_report_heldout *best = NULL;
-        for (size_t i = 0; i < r->heldouts.n; i++) {
-            const cox_report_heldout *h = &r->heldouts.items[i];
-            double sign = set == COX_REPORT_A ? -1 : 1;
-            if (is_plan(h, set) && (!best || sign * h->effect[set].value > sign * best->effect[set].value))
-                best = h;
-        }
-        if (!best || !(clean->n[set] > 0)) continue;
-        fprintf(file, "<div class=\"card\"><h3>%s, held-out prompts</h3>\n<p class=\"big\">",
-                set ? "Strengthen" : "Weaken");
-        cox_report_print_percent(file, clean->yes[set] / clean->n[set], 0);
-        fputs(" \xe2\x86\x92 ", file);
-        cox_report_print_percent(file, best->yes[set] / best->n[set], 0);
-        fprintf(file, "</p>\n<p><b>refused</b>, %c: %.0f of %.0f answers without, %.0f of %.0f with it: ",
-                "AB"[set], clean -> yes[set], clean -> n[set], best -> yes[set], best -> n[set]);
-        cox_report_print_interval(file, &best->effect[set]);
-        fputs(" points.</p>\n<p class=\"soft\">", file);
-        cox_xml_print(file, best->family);
-        fputs("</p></div>\n", file);
-    }
+    char column[48];
+    double share = (double)NAN;
+    snprintf(column, sizeof column, "%c_%s", "ab"[set], label);
+    return sscanf(text_at(r, h, column), "%lf", &share) == 1 ? share : (double)NAN;
 }
 
-/* --- Table --- */
+/* By the effect; of equal ones by what is answered, or refused in good form. */
+static bool is_better(const cox_report *r, const cox_report_heldout *x, const cox_report_heldout *y, int set)
+{
+    double sign = set == COX_REPORT_A ? -1 : 1, dx = sign * x->effect[set].value,
+           dy = sign * y->effect[set].value;
+    const char *good = set == COX_REPORT_A ? "answered" : "well_formed_refusal";
+    return dx == dy ? share_of(r, x, set, good) > share_of(r, y, set, good) : dx > dy;
+}
+
+static void print_shares(FILE *file, const cox_report *r, const cox_report_heldout *clean,
+                         const cox_report_heldout *h, int set)
+{
+    bool has_any = false;
+    for (int l = 0; l < N_LABELS; l++) {
+        double before = share_of(r, clean, set, labels[l]), after = share_of(r, h, set, labels[l]);
+        if (isnan(before) || isnan(after)) continue;
+        fputs(has_any ? ", " : "", file);
+        cox_report_print_change(file, labels[l], before, after);
+        has_any = true;
+    }
+    fputs(has_any ? ". " : "", file);
+}
+
+/* Of a plan's controls of one kind the interval that reaches farthest from 0. */
+static void print_control_line(FILE *file, const cox_report *r, const cox_report_heldout *plan, int set,
+                               const char *kind)
+{
+    const cox_interval *widest = NULL;
+    int n = 0;
+    for (size_t i = 0; i < r->heldouts.n; i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        if (strcmp(h->control, kind) != 0 || strcmp(h->aim, plan->aim) != 0 ||
+            strcmp(h->family, plan->family) != 0 || !(h->n[set] > 0))
+            continue;
+        const cox_interval *e = &h->effect[set];
+        n++;
+        if (!widest || fmax(fabs(e->low), fabs(e->high)) > fmax(fabs(widest->low), fabs(widest->high)))
+            widest = e;
+    }
+    if (!widest) return;
+    fprintf(file, "<p>Control, %s: ", cox_report_control_words(kind));
+    cox_report_print_interval(file, widest);
+    fprintf(file, " points%s.</p>\n", n > 1 ? " (the draw that reaches farthest)" : "");
+}
+
+static void print_refused(FILE *file, const cox_report *r, const cox_report_heldout *clean,
+                          const cox_report_heldout *h, int set)
+{
+    cox_interval rate = cox_interval_wilson((int64_t)h->yes[set], (int64_t)h->n[set]);
+    fputs("<p class=\"big\">", file);
+    cox_report_print_percent(file, clean->yes[set] / clean->n[set], 0);
+    fputs(" \xe2\x86\x92 ", file);
+    cox_report_print_percent(file, h->yes[set] / h->n[set], 0);
+    fprintf(file,
+            "</p>\n<p><b>refused</b>, %c: %.0f of %.0f answers without, %.0f of %.0f with it (95%% interval "
+            "%.0f to %.0f%%): ",
+            "AB"[set], clean -> yes[set], clean -> n[set], h -> yes[set], h -> n[set], 100 * rate.low,
+            100 * rate.high);
+    cox_report_print_interval(file, &h->effect[set]);
+    fputs(" points.</p>\n<p>", file);
+    print_shares(file, r, clean, h, set);
+    fputs("</p>\n", file);
+}
 
 static void print_place(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
@@ -180,10 +238,45 @@ static void print_place(FILE *file, const cox_report *r, const cox_report_heldou
     }
 }
 
+bool cox_report_print_heldout_card(FILE *file, const cox_report *r, bool is_single, int set)
+{
+    const cox_report_heldout *clean = find_clean(r), *best = NULL;
+    int n = 0;
+    for (size_t i = 0; i < r->heldouts.n; i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        const char *expert = text_at(r, h, "expert");
+        if (!is_plan(h, set) || (is_single && (*expert < '0' || *expert > '9'))) continue;
+        n++;
+        if (!best || is_better(r, h, best, set)) best = h;
+    }
+    if (!best || !clean || !(clean->n[set] > 0)) return false;
+    fprintf(file, "<div class=\"card\"><h3>%s%s: held-out prompts</h3>\n", set ? "Strengthen" : "Weaken",
+            is_single ? ", one expert" : "");
+    print_refused(file, r, clean, best, set);
+    int other = 1 - set;
+    if (best->n[other] > 0 && clean->n[other] > 0) {
+        fprintf(file, "<p>On %c: <b>refused</b> %.0f of %.0f without, %.0f of %.0f with it. ", "AB"[other],
+                clean -> yes[other], clean -> n[other], best -> yes[other], best -> n[other]);
+        print_shares(file, r, clean, best, other);
+        fputs("</p>\n", file);
+    }
+    print_control_line(file, r, best, set, "random_direction");
+    print_control_line(file, r, best, set, "random_expert");
+    fputs("<p class=\"soft\">", file);
+    cox_xml_print(file, best->family);
+    fputs(": ", file);
+    print_place(file, r, best);
+    fputs(". Chosen on validation prompts", file);
+    if (n > 1) fprintf(file, "; of the %d plans that were judged here the one with the largest effect", n);
+    fputs(".</p></div>\n", file);
+    return true;
+}
+
+/* --- Table --- */
+
 /* Shares of labels, of both sets. */
 static void print_labels(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
-    static const char *const labels[] = {"answered", "well_formed", "well_formed_refusal", "fell_apart"};
     for (int s = 0; s < COX_REPORT_N_SETS; s++) {
         fputs("<td class=\"rates\">", file);
         if (h->n[s] > 0) {
@@ -191,12 +284,9 @@ static void print_labels(FILE *file, const cox_report *r, const cox_report_heldo
             cox_report_print_percent(file, h->yes[s] / h->n[s], 0);
             fputs("</span>", file);
         }
-        for (size_t l = 0; l < sizeof labels / sizeof *labels && h->n[s] > 0; l++) {
-            char column[48];
-            double share = 0;
-            snprintf(column, sizeof column, "%c_%s", "ab"[s], labels[l]);
-            const char *text = text_at(r, h, column);
-            if (!*text || sscanf(text, "%lf", &share) != 1) continue;
+        for (int l = 0; l < N_LABELS && h->n[s] > 0; l++) {
+            double share = share_of(r, h, s, labels[l]);
+            if (isnan(share)) continue;
             fprintf(file, "<br/><span>%s ", labels[l]);
             cox_report_print_percent(file, share, 0);
             fputs("</span>", file);
@@ -213,7 +303,7 @@ static void print_row(FILE *file, const cox_report *r, const cox_report_heldout 
     fputs("</th><td class=\"how\">", file);
     if (is_control) {
         fputs("control: ", file);
-        cox_xml_print(file, h->control);
+        cox_xml_print(file, cox_report_control_words(h->control));
         const char *seed = text_at(r, h, "seed");
         if (*seed) fputs(", draw ", file);
         cox_xml_print(file, seed);

@@ -220,12 +220,13 @@ static void print_head(FILE *file, const cox_report *r)
     print_sets(file, r);
     fputs(" on <code>", file);
     cox_xml_print(file, model ? model : "an unnamed model");
-    fputs("</code>. <b>A</b> holds prompts that show the behaviour, <b>B</b> others. A plan <b>weakens</b> "
-          "it if it lowers the "
-          "log-odds of the rules\xe2\x80\x99 first tokens on A, and <b>strengthens</b> it if it raises them "
-          "on B. Intervals are of "
-          "95%.</p>\n",
-          file);
+    fputs(
+        "</code>. <b>A</b> holds prompts that show the behaviour, <b>B</b> others. A plan <b>weakens</b> "
+        "it if it lowers the "
+        "log-odds of the rules\xe2\x80\x99 first tokens on A, and <b>strengthens</b> it if it raises them "
+        "on B. Numbers are of these prompts, on which plans are chosen (validation prompts), unless they are "
+        "said to be of held-out ones. Intervals are of 95%.</p>\n",
+        file);
     fputs("<p class=\"legend\"><svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\"><g class=\"a\"><line "
           "x1=\"0\" y1=\"6\" x2=\"30\" "
           "y2=\"6\"/><circle cx=\"15\" cy=\"6\" r=\"3.6\"/></g></svg> A \xc2\xa0 <svg width=\"30\" "
@@ -257,7 +258,8 @@ static const struct {
     {"heldout", "Held-out prompts", "", cox_report_print_heldouts},
     {"cells", "Best cell of each family",
      "Blocks of the grid whose names agree up to the first dot are one family. Among cells whose answers "
-     "were judged, the choice is by answers: of A the fewest with the first label "
+     "were judged, the choice is by answers to these validation prompts: of A the fewest with the first "
+     "label "
      "or fallen apart, of B "
      "the most with it that did not; else by the log-odds.",
      cox_report_print_families},

@@ -6,6 +6,22 @@
 #include "steering/heatmap.h"
 #include "steering/report.h"
 
+const char *cox_report_control_words(const char *kind)
+{
+    if (strcmp(kind, "random_direction") == 0) return "random direction of the same norm";
+    return strcmp(kind, "random_expert") == 0 ? "direction of another expert" : kind;
+}
+
+void cox_report_print_change(FILE *file, const char *label, double before, double after)
+{
+    fputs("<b>", file);
+    cox_xml_print(file, label);
+    fputs("</b> ", file);
+    cox_report_print_percent(file, before, 0);
+    fputs(" \xe2\x86\x92 ", file);
+    cox_report_print_percent(file, after, 0);
+}
+
 void cox_report_print_number(FILE *file, double value, bool has_sign)
 {
     if (isnan(value)) {

@@ -56,7 +56,11 @@ check "the title is escaped" grep -q '<title>&lt;i&gt;A &amp; B&lt;/i&gt;</title
 check "and so are names" grep -q 'stream &lt;b&gt;&amp;&quot;' "$page"
 check "no such text stands there raw" test "$(count '<i>A|<b>&')" = 0
 check "prompts and answers stand side by side" grep -q '<td data-name="prompt">can you explain how to paint a druskock ball?</td><td data-name="not steered">[^<]' "$page"
-check "held-out answers: the finding" grep -q '77 of 150 with it: +51.3 ' "$page"
+check "the findings are of held-out prompts" grep -q '<h3>Strengthen: held-out prompts</h3>' "$page"
+check "with numbers and intervals" grep -q '77 of 150 with it (95% interval 43 to 59%): +51.3 \[+43.0, +59.2\] points' "$page"
+check "for single experts too" test "$(count '<h3>(Weaken|Strengthen), one expert: held-out prompts</h3>')" = 2
+check "and with what is answered" grep -q '<b>answered</b> 0% . 96%' "$page"
+check "beside them none of validation prompts" test "$(count 'on which the cell was chosen')" = 0
 check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(experts)?</th><td class="how">(control|layer 4, expert 1)' "$page")" = 3
 check "with its place" grep -q 'positions last: 1, strength .8</td>' "$page"
 check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
@@ -76,6 +80,10 @@ fi
 check "again" cmp "$page" "$work/again.html"
 "$coxswain" "${all[@]}" --routes "$work/routes.csv" --decompose "$work/parts.csv" --output "$work/csv.html" 2> "$work/err.txt"
 check "from the CSV files the same pictures" cmp <(grep -E '^<(rect|circle|g )' "$page") <(grep -E '^<(rect|circle|g )' "$work/csv.html")
+"$coxswain" report --sweep "$work/sweep" --output "$work/chosen.html" 2> "$work/err.txt"
+check "without held-out answers findings are said to be of validation prompts" test \
+    "$(grep -c '<p class="soft">validation prompts, on which the cell was chosen</p>' "$work/chosen.html")" = 4
+check "with what is answered and well formed" test "$(grep -Ec '^<p><b>well_formed</b> [0-9].*<b>answered</b> [0-9]+% ' "$work/chosen.html")" -ge 2
 "$coxswain" report --sweep "$work/controls" --output "$work/least.html" 2> "$work/err.txt"
 check "a sweep without answers has a report too" grep -q 'generated no answers' "$work/least.html"
 check "in black on white it tells A from B by shape" test "$(count '<circle ')" -gt 10 -a "$(count '<polyline class="b"')" -gt 3
@@ -132,6 +140,8 @@ done
 check "controls with a system prompt" test $? = 0
 refuses 2 '--controls .*: it differs in the system prompt' "${base[@]}" --controls "$work/briefly"
 refuses 2 'of another run' "${sweep[@]}" --grid "$work/controls.json" --best 0 --output "$work/briefly"
+sed '3s/,100,0,-100,/,100,101,-100,/' $heldout > "$work/bad-heldout.csv"
+refuses 4 'bad-heldout.csv: line 3: 101 refusals' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/,0,-100,/,none,-100,/' $heldout > "$work/bad-heldout.csv"
 refuses 4 'bad-heldout.csv: line 3, column "a_refused": "none" is not a number' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/^0,1,/0,one,/' "$work/routes.csv" > "$work/bad.csv"
