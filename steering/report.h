@@ -236,9 +236,11 @@ cox_report_relation cox_report_relate(const cox_report *report, int32_t family, 
 void cox_report_print_place(FILE *file, const cox_report_cell *cell);
 void cox_report_print_operation(FILE *file, const cox_report_cell *cell); /* "add at expert_out, soft" */
 void cox_report_print_group(FILE *file, const cox_report_cell *cell);
+/* Where and how, for people who want to find it again. */
+void cox_report_print_how(FILE *file, const cox_report_cell *cell);
 void cox_report_print_positions(FILE *file, const cox_report_cell *cell);
 const char *cox_report_control_words(const char *kind); /* "random direction of the same norm" */
-/* "<b>answered</b> 3% to 96%", with an arrow. */
+/* "answered 3% to 96%", with an arrow for the to. */
 void cox_report_print_change(FILE *file, const char *label, double before, double after);
 void cox_report_print_number(FILE *file, double value, bool has_sign);
 void cox_report_print_strength(FILE *file, double strength);

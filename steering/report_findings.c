@@ -69,19 +69,6 @@ cox_report_summary cox_report_summarize(const cox_report *r, const cox_report_ce
 
 /* --- Cards --- */
 
-/* Where and how: for people who want to find it again. */
-static void print_how(FILE *file, const cox_report_cell *c)
-{
-    cox_report_print_place(file, c);
-    fputs(": ", file);
-    cox_report_print_operation(file, c);
-    fputs(", strength ", file);
-    cox_report_print_strength(file, c->strength);
-    fputs(", positions ", file);
-    cox_report_print_positions(file, c);
-    cox_report_print_source(file, c);
-}
-
 /* The other labels: a plan that ends what it should and leaves no answers has broken the model. */
 static void print_others(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
 {
@@ -90,11 +77,11 @@ static void print_others(FILE *file, const cox_report *r, const cox_report_cell 
         const cox_report_rate *before = cox_report_rate_of(&r->rates, -1, set, r->rates.labels[l]),
                               *after = cox_report_rate_of(&r->rates, c->number, set, r->rates.labels[l]);
         if (!before || !after) continue;
-        fputs(has_any ? ", " : "<p>", file);
+        fputs(has_any ? " " : "<p>", file);
         cox_report_print_change(file, r->rates.labels[l], before->rate.value, after->rate.value);
         has_any = true;
     }
-    fputs(has_any ? ".</p>\n" : "", file);
+    fputs(has_any ? "</p>\n" : "", file);
 }
 
 /* "100% → 3%" of the first label, or the change of the log-odds. */
@@ -148,7 +135,7 @@ static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
         print_big(file, r, c, set);
         print_controls_of(file, r, c, set);
         fputs("<p class=\"soft\">", file);
-        print_how(file, c);
+        cox_report_print_how(file, c);
         fputs(" (block ", file);
         cox_xml_print(file, c->block);
         fprintf(file, ", cell %lld).</p>", (long long)c->number);
@@ -246,7 +233,7 @@ static void widen(scale *s, const cox_interval *i)
 static void print_rates(FILE *file, const cox_report *r, int64_t cell)
 {
     for (int set = 0; set < COX_REPORT_N_SETS && r->rates.n_labels; set++) {
-        fputs("<td class=\"rates\">", file);
+        fprintf(file, "<td class=\"rates\" data-name=\"answers, %c\">", "AB"[set]);
         bool has_any = false;
         for (size_t l = 0; l < r->rates.n_labels; l++) {
             const cox_report_rate *rate = cox_report_rate_of(&r->rates, cell, set, r->rates.labels[l]);
@@ -267,16 +254,16 @@ static void print_best_row(FILE *file, const cox_report *r, const cox_report_cel
     fputs("<tr><th>", file);
     cox_xml_print(file, c->family);
     fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
-    print_how(file, c);
-    fprintf(file, "</td><td class=\"n\">%lld</td>", (long long)c->number);
+    cox_report_print_how(file, c);
+    fprintf(file, "</td><td class=\"n\" data-name=\"cell\">%lld</td>", (long long)c->number);
     for (int k = 0; k < COX_REPORT_N_SETS; k++) {
-        fputs("<td class=\"n\">", file);
+        fprintf(file, "<td class=\"n\" data-name=\"change of log-odds, %c\">", "AB"[k]);
         cox_report_print_interval(file, &c->change[k]);
         fputs("<br/>", file);
         cox_report_print_whisker(file, &c->change[k], k, s.low, s.high);
         fputs("</td>", file);
     }
-    fputs("<td class=\"n\">", file);
+    fputs("<td class=\"n\" data-name=\"KL\">", file);
     cox_report_print_number(file, c->kl, false);
     fputs("</td>", file);
     print_rates(file, r, c->number);
@@ -291,10 +278,11 @@ void cox_report_print_families(FILE *file, const cox_report *r)
         const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
         for (int set = 0; c && set < COX_REPORT_N_SETS; set++) widen(&s, &c->change[set]);
     }
-    fputs("<div class=\"scroll\"><table><thead><tr><th>family</th><th>aim</th><th>cell</th><th "
-          "class=\"n\">number</th>"
-          "<th class=\"n\">change of log-odds, A</th><th class=\"n\">B</th><th class=\"n\">KL</th>",
-          file);
+    fputs(
+        "<div class=\"scroll\"><table class=\"stack\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th "
+        "class=\"n\">number</th>"
+        "<th class=\"n\">change of log-odds, A</th><th class=\"n\">B</th><th class=\"n\">KL</th>",
+        file);
     if (r->rates.n_labels) fputs("<th>answers, A</th><th>answers, B</th>", file);
     fputs("</tr></thead>\n<tbody>\n", file);
     const json_t *clean = json_object_get(r->best, "clean");
@@ -327,20 +315,22 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
             fputs("<tr class=\"head\"><th>", file);
             cox_xml_print(file, c->family);
             fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
-            print_how(file, c);
-            fputs("</td><td>the direction</td><td></td><td class=\"n\">", file);
+            cox_report_print_how(file, c);
+            fputs("</td><td>the direction</td><td></td><td class=\"n\" data-name=\"change\">", file);
             cox_report_print_number(file, c->change[set].value, true);
-            fputs("</td><td class=\"n\">", file);
+            fputs("</td><td class=\"n\" data-name=\"95% interval\">", file);
             cox_report_print_interval(file, &c->change[set]);
             fputs("<br/>", file);
             cox_report_print_whisker(file, &c->change[set], set, s.low, s.high);
             fputs("</td></tr>\n", file);
         }
         has_any = true;
-        fprintf(file, "<tr><td></td><td></td><td></td><td>%s</td><td class=\"n\">%d</td><td class=\"n\">",
+        fprintf(file,
+                "<tr><td></td><td></td><td></td><td>%s</td><td class=\"n\" data-name=\"draws\">%d</td><td "
+                "class=\"n\" data-name=\"mean change\">",
                 cox_report_control_words(kinds[k]), (int)sum.n);
         cox_report_print_number(file, sum.mean[set], true);
-        fputs("</td><td class=\"n\">", file);
+        fputs("</td><td class=\"n\" data-name=\"farthest 95% interval\">", file);
         cox_report_print_interval(file, &sum.widest[set]);
         fputs("<br/>", file);
         cox_report_print_whisker(file, &sum.widest[set], set, s.low, s.high);
@@ -374,7 +364,7 @@ void cox_report_print_controls(FILE *file, const cox_report *r)
               "for what strengthens. Of several draws the mean, and the interval that reaches farthest from "
               "0.</p>\n"
               "<div class=\"scroll\"><table "
-              "class=\"controls\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th>steered "
+              "class=\"controls stack\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th>steered "
               "with</th>"
               "<th class=\"n\">draws</th><th class=\"n\">mean change</th><th class=\"n\">farthest 95% "
               "interval</th></tr></thead>\n"

@@ -169,18 +169,18 @@ static bool is_better(const cox_report *r, const cox_report_heldout *x, const co
     return dx == dy ? share_of(r, x, set, good) > share_of(r, y, set, good) : dx > dy;
 }
 
+/* The first n_labels labels without the plan and with it. */
 static void print_shares(FILE *file, const cox_report *r, const cox_report_heldout *clean,
-                         const cox_report_heldout *h, int set)
+                         const cox_report_heldout *h, int set, int n_labels)
 {
     bool has_any = false;
-    for (int l = 0; l < N_LABELS; l++) {
+    for (int l = 0; l < n_labels; l++) {
         double before = share_of(r, clean, set, labels[l]), after = share_of(r, h, set, labels[l]);
         if (isnan(before) || isnan(after)) continue;
-        fputs(has_any ? ", " : "", file);
+        fputs(has_any ? " " : "", file);
         cox_report_print_change(file, labels[l], before, after);
         has_any = true;
     }
-    fputs(has_any ? ". " : "", file);
 }
 
 /* Of a plan's controls of one kind the interval that reaches farthest from 0. */
@@ -220,14 +220,19 @@ static void print_refused(FILE *file, const cox_report *r, const cox_report_held
             100 * rate.high);
     cox_report_print_interval(file, &h->effect[set]);
     fputs(" points.</p>\n<p>", file);
-    print_shares(file, r, clean, h, set);
+    print_shares(file, r, clean, h, set, N_LABELS);
     fputs("</p>\n", file);
 }
 
 static void print_place(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
+    const cox_report_cell *cell = cox_report_heldout_cell(r, h);
     bool has_any = false;
-    for (size_t i = 0; i < N_PLACE_COLUMNS; i++) {
+    if (cell) {
+        cox_report_print_how(file, cell);
+        fprintf(file, " (cell %lld)", (long long)cell->number);
+    }
+    for (size_t i = 0; i < N_PLACE_COLUMNS && !cell; i++) {
         const char *text = text_at(r, h, place_columns[i]);
         if (!*text) continue;
         fprintf(file, "%s%s ", has_any ? ", " : "", place_columns[i]);
@@ -255,9 +260,11 @@ bool cox_report_print_heldout_card(FILE *file, const cox_report *r, bool is_sing
     print_refused(file, r, clean, best, set);
     int other = 1 - set;
     if (best->n[other] > 0 && clean->n[other] > 0) {
-        fprintf(file, "<p>On %c: <b>refused</b> %.0f of %.0f without, %.0f of %.0f with it. ", "AB"[other],
-                clean -> yes[other], clean -> n[other], best -> yes[other], best -> n[other]);
-        print_shares(file, r, clean, best, other);
+        fprintf(file, "<p>On %c: ", "AB"[other]);
+        cox_report_print_change(file, "refused", clean->yes[other] / clean->n[other],
+                                best->yes[other] / best->n[other]);
+        fputs(" ", file);
+        print_shares(file, r, clean, best, other, 2); /* good answers */
         fputs("</p>\n", file);
     }
     print_control_line(file, r, best, set, "random_direction");
@@ -278,7 +285,7 @@ bool cox_report_print_heldout_card(FILE *file, const cox_report *r, bool is_sing
 static void print_labels(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
     for (int s = 0; s < COX_REPORT_N_SETS; s++) {
-        fputs("<td class=\"rates\">", file);
+        fprintf(file, "<td class=\"rates\" data-name=\"answers, %c\">", "AB"[s]);
         if (h->n[s] > 0) {
             fputs("<span>refused ", file);
             cox_report_print_percent(file, h->yes[s] / h->n[s], 0);
@@ -310,7 +317,11 @@ static void print_row(FILE *file, const cox_report *r, const cox_report_heldout 
     } else {
         print_place(file, r, h);
     }
-    fprintf(file, "</td><td class=\"n\">%.0f of %.0f</td><td class=\"n\">", h->yes[set], h->n[set]);
+    fprintf(
+        file,
+        "</td><td class=\"n\" data-name=\"refused\">%.0f of %.0f</td><td class=\"n\" data-name=\"effect in "
+        "points\">",
+        h->yes[set], h->n[set]);
     cox_report_print_interval(file, &h->effect[set]);
     fputs("<br/>", file);
     cox_report_print_whisker(file, &h->effect[set], set, -100, 100);
@@ -347,7 +358,7 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
         fprintf(file,
                 "<h3>%s</h3>\n<div class=\"scroll\"><table "
-                "class=\"controls\"><thead><tr><th>steered</th><th>place</th>"
+                "class=\"controls stack\"><thead><tr><th>steered</th><th>place</th>"
                 "<th class=\"n\">refused</th><th class=\"n\">effect in points</th><th>answers, "
                 "A</th><th>answers, B</th></tr>"
                 "</thead>\n<tbody>\n",

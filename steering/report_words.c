@@ -14,12 +14,13 @@ const char *cox_report_control_words(const char *kind)
 
 void cox_report_print_change(FILE *file, const char *label, double before, double after)
 {
-    fputs("<b>", file);
+    fputs("<span class=\"change\"><b>", file);
     cox_xml_print(file, label);
     fputs("</b> ", file);
     cox_report_print_percent(file, before, 0);
     fputs(" \xe2\x86\x92 ", file);
     cox_report_print_percent(file, after, 0);
+    fputs("</span>", file);
 }
 
 void cox_report_print_number(FILE *file, double value, bool has_sign)
@@ -122,6 +123,18 @@ void cox_report_print_operation(FILE *file, const cox_report_cell *c)
         fputs(", ", file);
         cox_xml_print(file, c->weighting);
     }
+}
+
+void cox_report_print_how(FILE *file, const cox_report_cell *c)
+{
+    cox_report_print_place(file, c);
+    fputs(": ", file);
+    cox_report_print_operation(file, c);
+    fputs(", strength ", file);
+    cox_report_print_strength(file, c->strength);
+    fputs(", positions ", file);
+    cox_report_print_positions(file, c);
+    cox_report_print_source(file, c);
 }
 
 void cox_report_print_group(FILE *file, const cox_report_cell *c)

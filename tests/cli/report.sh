@@ -62,13 +62,17 @@ check "for single experts too" test "$(count '<h3>(Weaken|Strengthen), one exper
 check "and with what is answered" grep -q '<b>answered</b> 0% . 96%' "$page"
 check "beside them none of validation prompts" test "$(count 'on which the cell was chosen')" = 0
 check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(experts)?</th><td class="how">(control|layer 4, expert 1)' "$page")" = 3
-check "with its place" grep -q 'positions last: 1, strength .8</td>' "$page"
+check "with its place" grep -Eq 'layer 4, expert 1: add at expert_out, routed, strength [^,]+8, positions last 1 \(cell [0-9]+\)</td>' "$page"
 check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
 check "so are plans" grep -q '&quot;interventions&quot;:' "$page"
 check "no script" test "$(grep -Eic '<script|javascript:| on[a-z]+=' "$page")" = 0
 check "nothing from outside" test "$(grep -Eic 'https?:|src=|url\(|@import|<iframe|<object|<embed' "$page")" = 0
 check "links go to the page itself" test "$(grep -Eo 'href="[^"]*"' "$page" | grep -Evc '^href="(#[a-z]+|data:,)"$')" = 0
 check "light and dark" grep -q 'prefers-color-scheme:dark' "$page"
+check "where tables of plans and controls become rows of lines" test "$(count '<table class="(controls )?stack">')" = 4
+check "that say what they are" test "$(count '<td class="[a-z]+" data-name="(refused|effect in points|answers, [AB])">')" -ge 10
+check "and no wide table stands without its scroller" test "$(grep -c '<table' "$page")" = \
+    "$(($(count '<div class="scroll"><table') + $(count '<table class="(params|answers)"')))"
 check "narrow screens" grep -q '@media(max-width:640px)' "$page"
 check "no number that is none" test "$(grep -Eic '[">( -](nan|inf)[",)< ]' "$page")" = 0
 if command -v xmllint > /dev/null; then
@@ -83,7 +87,7 @@ check "from the CSV files the same pictures" cmp <(grep -E '^<(rect|circle|g )' 
 "$coxswain" report --sweep "$work/sweep" --output "$work/chosen.html" 2> "$work/err.txt"
 check "without held-out answers findings are said to be of validation prompts" test \
     "$(grep -c '<p class="soft">validation prompts, on which the cell was chosen</p>' "$work/chosen.html")" = 4
-check "with what is answered and well formed" test "$(grep -Ec '^<p><b>well_formed</b> [0-9].*<b>answered</b> [0-9]+% ' "$work/chosen.html")" -ge 2
+check "with what is answered and well formed" test "$(grep -Ec '^<p>.*<b>well_formed</b> [0-9].*<b>answered</b> [0-9]+% ' "$work/chosen.html")" -ge 2
 "$coxswain" report --sweep "$work/controls" --output "$work/least.html" 2> "$work/err.txt"
 check "a sweep without answers has a report too" grep -q 'generated no answers' "$work/least.html"
 check "in black on white it tells A from B by shape" test "$(count '<circle ')" -gt 10 -a "$(count '<polyline class="b"')" -gt 3
