@@ -157,7 +157,8 @@ static double share_of(const cox_report *r, const cox_report_heldout *h, int set
     char column[48];
     double share = (double)NAN;
     snprintf(column, sizeof column, "%c_%s", "ab"[set], label);
-    return sscanf(text_at(r, h, column), "%lf", &share) == 1 ? share : (double)NAN;
+    bool is_number = sscanf(text_at(r, h, column), "%lf", &share) == 1 && isfinite(share);
+    return is_number ? share : (double)NAN;
 }
 
 /* By the effect; of equal ones by what is answered, or refused in good form. */

@@ -35,6 +35,24 @@ static void rank(const double *values, size_t n, double *ranks)
     }
 }
 
+/* Places of a group are in the order of layers and experts. NULL: none of that expert. */
+static const cox_report_place *find_place(const cox_report_cells *cells, const cox_report_group *g,
+                                          const cox_report_route *route)
+{
+    size_t low = g->first_place, end = low + g->n_places;
+    for (size_t high = end; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        const cox_report_place *p = &cells->places[middle];
+        bool is_before = p->layer != route->layer ? p->layer < route->layer : p->expert < route->expert;
+        if (is_before)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    const cox_report_place *p = &cells->places[low];
+    return low < end && p->layer == route->layer && p->expert == route->expert ? p : NULL;
+}
+
 /* Of an expert of a family the largest change in the aim's direction, of all weightings and positions; at
  * least 0. NaN: no cell that counts. */
 static double largest_effect(const cox_report_cells *cells, int32_t family, int set,
@@ -45,12 +63,10 @@ static double largest_effect(const cox_report_cells *cells, int32_t family, int 
         const cox_report_group *g = &cells->groups[i];
         const cox_report_cell *first = &cells->items[g->first];
         if (first->family_index != family || cox_report_is_control(first)) continue;
-        for (size_t k = g->first_place; k < g->first_place + g->n_places; k++) {
-            const cox_report_place *p = &cells->places[k];
-            if (p->layer != route->layer || p->expert != route->expert || !p->best[set]) continue;
-            double change = p->best[set]->change[set].value;
-            largest = fmax(fmax(largest, set == COX_REPORT_A ? -change : change), 0);
-        }
+        const cox_report_place *p = find_place(cells, g, route);
+        if (!p || !p->best[set]) continue;
+        double change = p->best[set]->change[set].value;
+        largest = fmax(fmax(largest, set == COX_REPORT_A ? -change : change), 0);
     }
     return largest;
 }
@@ -81,15 +97,14 @@ cox_report_relation cox_report_relate(const cox_report *r, int32_t family, int s
 /* [out] route_of: [group->n_places] index into routes.items, SIZE_MAX: not to be drawn. How many are. */
 static size_t find_routes(const cox_report *r, const cox_report_group *g, int set, size_t *route_of)
 {
-    const cox_report_place *places = &r->cells.places[g->first_place];
     size_t n = 0;
-    for (size_t i = 0; i < g->n_places; i++) {
-        route_of[i] = SIZE_MAX;
-        for (size_t k = 0; k < r->routes.n && places[i].best[set]; k++) {
-            if (r->routes.items[k].layer == places[i].layer && r->routes.items[k].expert == places[i].expert)
-                route_of[i] = k;
-        }
-        n += route_of[i] != SIZE_MAX;
+    for (size_t i = 0; i < g->n_places; i++) route_of[i] = SIZE_MAX;
+    for (size_t k = 0; k < r->routes.n; k++) {
+        const cox_report_place *p = find_place(&r->cells, g, &r->routes.items[k]);
+        if (!p || !p->best[set]) continue;
+        size_t *of = &route_of[p - &r->cells.places[g->first_place]];
+        n += *of == SIZE_MAX; /* a file may have an expert twice */
+        *of = k;
     }
     return n;
 }
