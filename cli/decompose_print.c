@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "cli/decompose.h"
+#include "cli/identity.h"
 #include "cli/outputs.h"
 
 /* What shares are of: a less b where the reference stands. */
@@ -173,24 +174,39 @@ static json_t *layer_json(const cox_decomposition *d, int32_t l)
                      part_json(d, cox_part_after(l)), "experts", experts);
 }
 
-static cox_status print_json(const cox_decomposition *d)
+static json_t *found_json(const cox_decomposition *d)
 {
     json_t *json =
-        json_pack("{s:s, s:s, s:s, s:s, s:f, s:i, s:s, s:{s:I, s:I}, s:o, s:o, s:o, s:[]}", "made",
-                  "decompose", "model", d->model->folder, "model_fingerprint", d->model->fingerprint,
-                  "vector", d->options->vector, "norm", d->norm, "reference_layer", (int)d->reference,
-                  "position", d->options->position, "bootstrap", "seed", (json_int_t)d->options->seed,
-                  "resamples", (json_int_t)d->options->resamples, "a", class_json(&d->classes[0]), "b",
+        json_pack("{s:s, s:f, s:i, s:s, s:{s:I, s:I}, s:o, s:o, s:o, s:[]}", "vector", d->options->vector,
+                  "norm", d->norm, "reference_layer", (int)d->reference, "position", d->options->position,
+                  "bootstrap", "seed", (json_int_t)d->options->seed, "resamples",
+                  (json_int_t)d->options->resamples, "a", class_json(&d->classes[0]), "b",
                   class_json(&d->classes[1]), "embedding", part_json(d, COX_PART_EMBEDDING), "layers");
-    if (!json) return cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
-    for (int32_t l = 0; l < d->shape.n_layers; l++)
+    for (int32_t l = 0; l < d->shape.n_layers && json; l++)
         json_array_append_new(json_object_get(json, "layers"), layer_json(d, l));
-    if (d->has_effects) {
+    if (json && d->has_effects) {
         json_object_set_new(json, "rules", json_string(d->options->rules));
         json_object_set_new(json, "log_odds", effect_json(d->log_odds));
         json_object_set_new(json, "everywhere", effect_json(d->everywhere));
     }
-    return cox_output_json(json);
+    return json;
+}
+
+/* With all that tells its model from others, as the journal of a sweep has it. */
+static cox_status print_json(const cox_decomposition *d)
+{
+    json_t *json = json_pack("{s:s}", "made", "decompose"), *found = found_json(d);
+    cox_status status = json ? cox_identity_add_model(json, d->options, d->model)
+                             : cox_fail(COX_NO_MEMORY, "out of memory for the result");
+    if (status == COX_OK) status = cox_identity_add_prompting(json, d->options);
+    if (status == COX_OK && (!found || json_object_update(json, found) != 0))
+        status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
+    if (status == COX_OK && d->has_effects)
+        status = cox_identity_add_file(json, "rules_sha256", d->options->rules, NULL);
+    json_decref(found);
+    if (status == COX_OK) return cox_output_json(json);
+    json_decref(json);
+    return status;
 }
 
 static void print_csv_row(FILE *file, const cox_decomposition *d, const char *name, int32_t layer,

@@ -55,14 +55,16 @@ static cox_status add_rules(uint8_t *in_set, const cox_model *model, const cox_t
     return status;
 }
 
-static cox_status check_size(const uint8_t *in_set, int32_t vocab_size)
+/* rules_path: named in the message when the set is its alone. */
+static cox_status check_size(const uint8_t *in_set, int32_t vocab_size, const char *rules_path)
 {
     int32_t n = 0;
     for (int32_t i = 0; i < vocab_size; i++) n += in_set[i];
     if (n > 0 && n < vocab_size) return COX_OK;
     return cox_fail(COX_INVALID,
-                    "the set of first tokens has %d of the vocabulary's %d: some, not all, are needed",
-                    (int)n, (int)vocab_size);
+                    "%s%sthe set of first tokens has %d of the vocabulary's %d: some, not all, are needed%s",
+                    rules_path ? rules_path : "", rules_path ? ": " : "", (int)n, (int)vocab_size,
+                    rules_path ? " (key \"first_tokens\")" : "");
 }
 
 cox_status cox_first_tokens_read(const char *ids, const cox_texts *texts, const char *rules_path,
@@ -76,7 +78,8 @@ cox_status cox_first_tokens_read(const char *ids, const cox_texts *texts, const 
     for (size_t i = 0; texts && i < texts->n && status == COX_OK; i++)
         status = add_text(set, model, tokenizer, "--filter-phrase", texts->items[i]);
     if (status == COX_OK && rules_path) status = add_rules(set, model, tokenizer, rules_path);
-    if (status == COX_OK) status = check_size(set, model->vocab_size);
+    if (status == COX_OK)
+        status = check_size(set, model->vocab_size, ids || (texts && texts->n > 0) ? NULL : rules_path);
     cox_tokenizer_destroy(tokenizer);
     if (status == COX_OK) {
         *in_set = set;

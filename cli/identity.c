@@ -137,6 +137,12 @@ cox_status cox_identity_add_model(json_t *run, const cox_options *options, const
     return status;
 }
 
+cox_status cox_identity_add_prompting(json_t *run, const cox_options *options)
+{
+    cox_status status = options->system ? add(run, "system", json_string(options->system)) : COX_OK;
+    return status == COX_OK && options->is_raw ? add(run, "raw", json_true()) : status;
+}
+
 cox_status cox_identity_add_sampling(json_t *run, const cox_options *options)
 {
     json_t *sampling =

@@ -147,7 +147,7 @@ static const option_row table[] = {
     {"--output", SWEEP, TEXT_VALUE, AT(output), "DIR", 0, 0, true,
      "folder of the results, made if need be; a sweep that was stopped goes on there"},
     {"--show-cell", SWEEP, INTEGER, AT(shown_cell), "N", 0, 1e15, false,
-     "only print the plan of cell N, as a request of batch takes it"},
+     "only print the plan of cell N, as a request of batch takes it; its paths are absolute"},
     {"--best", SWEEP, INTEGER, AT(n_best), "N", 0, 10000, false,
      "generate answers of the N cells of each block that weaken most and the N that strengthen most, and of "
      "the "

@@ -205,25 +205,130 @@ static cox_status read_prompts(input *in, int set, const char *option, const cha
 
 /* --- What stands beside --- */
 
-/* Controls must be of the same model, prompts and rules, or they say nothing. */
-static cox_status check_same(const input *in)
+/* What two files must have in common, by its key in the sweep's journal; `what`: for people. */
+typedef struct mark {
+    const char *key, *what;
+} mark;
+static const mark model_marks[] = {{"model_fingerprint", "the model (its config, or shapes of its tensors)"},
+                                   {"model_weights", "the model's weights"},
+                                   {"model_tokenizer", "the tokenizer"}};
+static const mark set_marks[COX_REPORT_N_SETS] = {{"a", "the prompts of A"}, {"b", "the prompts of B"}};
+enum { N_MODEL_MARKS = sizeof model_marks / sizeof *model_marks };
+
+/* What makes requests of the lists' lines; not there: nothing was given. */
+static const mark prompting_marks[] = {
+    {"system", "the system prompt"}, {"raw", "--raw"}, {"template", "the template"}, {"date", "the date"}};
+enum { N_PROMPTING_MARKS = sizeof prompting_marks / sizeof *prompting_marks };
+
+static bool is_same(const json_t *x, const json_t *y)
 {
-    static const char *const keys[] = {"a",
-                                       "b",
-                                       "neutral",
-                                       "rules",
-                                       "limit",
-                                       "kernel",
-                                       "model_fingerprint",
-                                       "model_weights",
-                                       "model_tokenizer",
-                                       "model_settings"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        const json_t *one = json_object_get(in->run, keys[i]),
-                     *other = json_object_get(in->controls_run, keys[i]);
-        if (one != other && !json_equal(one, other))
-            return cox_fail(COX_INVALID, "--controls %s: another run than --sweep %s: \"%s\" differs",
-                            in->options->controls, in->options->sweep, keys[i]);
+    return x == y || json_equal(x, y);
+}
+
+static cox_status differs(const input *in, const char *option, const char *path, const mark *m,
+                          const char *advice)
+{
+    return cox_fail(COX_INVALID, "%s %s: does not belong to --sweep %s: it differs in %s (\"%s\"); %s",
+                    option, path, in->options->sweep, m->what, m->key, advice);
+}
+
+/* value: of the file that an option names, or NULL: it does not say. */
+static cox_status check_mark(const input *in, const char *option, const char *path, const mark *m,
+                             const char *value, const char *advice)
+{
+    const char *wanted = json_string_value(json_object_get(in->run, m->key));
+    if (!value)
+        return cox_fail(COX_INVALID, "%s %s: does not say what it is of (\"%s\" is missing); %s", option,
+                        path, m->key, advice);
+    if (wanted && strcmp(value, wanted) == 0) return COX_OK;
+    return differs(in, option, path, m, advice);
+}
+
+static cox_status check_model(const input *in, const char *option, const char *path, const json_t *about,
+                              const char *advice)
+{
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < N_MODEL_MARKS && status == COX_OK; i++) {
+        const char *value = json_string_value(json_object_get(about, model_marks[i].key));
+        status = check_mark(in, option, path, &model_marks[i], value, advice);
+    }
+    return status;
+}
+
+/* Routes are of training lists; what the sweep was chosen on took no part. A CSV names nothing. */
+static cox_status check_routes(const input *in)
+{
+    if (!in->report.routes.about) return COX_OK;
+    return check_model(in, "--routes", in->options->routes, in->report.routes.about,
+                       "run `coxswain routes --json` on the sweep's model");
+}
+
+static cox_status check_parts(const input *in)
+{
+    static const char advice[] =
+        "run `coxswain decompose --json` on the sweep's model, with its lists and rules";
+    const char *path = in->options->decomposition;
+    const json_t *about = in->report.parts.about;
+    const mark rules = {"rules", "the rules"};
+    if (!about) return COX_OK;
+    cox_status status = check_model(in, "--decompose", path, about, advice);
+    for (int set = 0; set < COX_REPORT_N_SETS && status == COX_OK; set++) {
+        const json_t *file = json_object_get(about, set_marks[set].key);
+        status = check_mark(in, "--decompose", path, &set_marks[set],
+                            json_string_value(json_object_get(file, "sha256")), advice);
+    }
+    for (size_t i = 0; i < N_PROMPTING_MARKS && status == COX_OK; i++) {
+        const mark *m = &prompting_marks[i];
+        if (!is_same(json_object_get(in->run, m->key), json_object_get(about, m->key)))
+            status = differs(in, "--decompose", path, m, advice);
+    }
+    const char *digest = json_string_value(json_object_get(about, "rules_sha256"));
+    bool has_effects = json_object_get(about, "rules") != NULL; /* else no rules took part */
+    if (status == COX_OK && has_effects) status = check_mark(in, "--decompose", path, &rules, digest, advice);
+    return status;
+}
+
+/* Columns that say of which model, and chosen on which lists; those that are there must be right. */
+static cox_status check_heldouts(const input *in)
+{
+    static const char advice[] = "give the sweep that its plans were chosen in, or that study's table";
+    const cox_csv *t = &in->report.heldouts.table;
+    cox_status status = COX_OK;
+    for (size_t i = 0; i < N_MODEL_MARKS + COX_REPORT_N_SETS; i++) {
+        const mark *m = i < N_MODEL_MARKS ? &model_marks[i] : &set_marks[i - N_MODEL_MARKS];
+        char column[32];
+        snprintf(column, sizeof column, "%s%s", i < N_MODEL_MARKS ? "" : "chosen_on_", m->key);
+        for (size_t row = 0; row < t->n_rows && cox_csv_has(t, column) && status == COX_OK; row++) {
+            const char *value = NULL;
+            status = cox_csv_text(t, row, column, &value);
+            if (status == COX_OK) status = check_mark(in, "--heldout", t->where, m, value, advice);
+        }
+    }
+    return status == COX_OK ? cox_report_heldouts_check(&in->report) : status;
+}
+
+/* Controls must be of the same model, prompts and rules, or they say nothing. */
+static cox_status check_controls(const input *in)
+{
+    static const char advice[] = "sweep the grid of the controls with all other options as for that sweep";
+    static const mark marks[] = {{"neutral", "the neutral prompts"},
+                                 {"rules", "the rules"},
+                                 {"limit", "how many prompts are taken of a list"},
+                                 {"kernel", "the kernel"},
+                                 {"model_settings", "the model's template or settings"}};
+    const struct {
+        const mark *marks;
+        size_t n;
+    } lists[] = {{model_marks, N_MODEL_MARKS},
+                 {set_marks, COX_REPORT_N_SETS},
+                 {marks, sizeof marks / sizeof *marks},
+                 {prompting_marks, N_PROMPTING_MARKS}};
+    for (size_t l = 0; l < sizeof lists / sizeof *lists; l++) {
+        for (size_t i = 0; i < lists[l].n; i++) {
+            const mark *m = &lists[l].marks[i];
+            if (!is_same(json_object_get(in->run, m->key), json_object_get(in->controls_run, m->key)))
+                return differs(in, "--controls", in->options->controls, m, advice);
+        }
     }
     return COX_OK;
 }
@@ -233,7 +338,7 @@ static cox_status read_controls(input *in, const double max_kl[COX_REPORT_N_SETS
     const char *folder = in->options->controls;
     if (!folder) return COX_OK;
     cox_status status = read_run(path_in(in, folder, "stage1.jsonl.journal"), &in->controls_run);
-    if (status == COX_OK) status = check_same(in);
+    if (status == COX_OK) status = check_controls(in);
     in->report.controls_run = in->controls_run;
     return status == COX_OK ? read_cells(in, folder, in->controls_run, max_kl, &in->report.controls) : status;
 }
@@ -247,15 +352,18 @@ static cox_status read_beside(input *in)
     if (o->routes) {
         status = cox_io_read_all(NULL, o->routes, &text, &n);
         if (status == COX_OK) status = cox_report_routes_read(&in->report.routes, text, n, o->routes);
+        if (status == COX_OK) status = check_routes(in);
     }
     if (o->decomposition && status == COX_OK) {
         status = cox_io_read_all(NULL, o->decomposition, &text, &n);
         if (status == COX_OK) status = cox_report_parts_read(&in->report.parts, text, n, o->decomposition);
+        if (status == COX_OK) status = check_parts(in);
     }
     if (o->heldout && status == COX_OK) {
         cox_csv table;
         status = read_table(&table, o->heldout);
         if (status == COX_OK) status = cox_report_heldouts_read(&in->report.heldouts, &table);
+        if (status == COX_OK) status = check_heldouts(in);
     }
     return status;
 }

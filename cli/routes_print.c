@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "cli/identity.h"
 #include "cli/outputs.h"
 #include "cli/routes.h"
 #include "steering/heatmap.h"
@@ -93,20 +94,27 @@ static json_t *cell_json(const cox_routes *r, size_t cell)
     return json;
 }
 
+/* With all that tells its model from others, as the journal of a sweep has it. */
 static cox_status print_json(const cox_routes *r)
 {
-    json_t *json =
-        json_pack("{s:s, s:s, s:s, s:I, s:i, s:{s:I, s:I}, s:o, s:o, s:[]}", "made", "routes", "model",
-                  r->model->folder, "model_fingerprint", r->model->fingerprint, "last",
-                  (json_int_t)r->options->last, "chosen_per_token", (int)r->model->router.top_k, "bootstrap",
-                  "seed", (json_int_t)r->options->seed, "resamples", (json_int_t)r->options->resamples, "a",
-                  class_json(r, 0), "b", class_json(r, 1), "experts");
-    if (!json) return cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
-    for (size_t i = 0; i < (size_t)r->n_layers * (size_t)r->n_experts; i++) {
+    json_t *json = json_pack("{s:s}", "made", "routes");
+    cox_status status = json ? cox_identity_add_model(json, r->options, r->model)
+                             : cox_fail(COX_NO_MEMORY, "out of memory for the result");
+    json_t *found = json_pack(
+        "{s:I, s:i, s:{s:I, s:I}, s:o, s:o, s:[]}", "last", (json_int_t)r->options->last, "chosen_per_token",
+        (int)r->model->router.top_k, "bootstrap", "seed", (json_int_t)r->options->seed, "resamples",
+        (json_int_t)r->options->resamples, "a", class_json(r, 0), "b", class_json(r, 1), "experts");
+    if (status == COX_OK) status = cox_identity_add_prompting(json, r->options);
+    if (status == COX_OK && (!found || json_object_update(json, found) != 0))
+        status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
+    json_decref(found);
+    for (size_t i = 0; i < (size_t)r->n_layers * (size_t)r->n_experts && status == COX_OK; i++) {
         if (r->model->layers[i / (size_t)r->n_experts].is_moe)
             json_array_append_new(json_object_get(json, "experts"), cell_json(r, i));
     }
-    return cox_output_json(json);
+    if (status == COX_OK) return cox_output_json(json);
+    json_decref(json);
+    return status;
 }
 
 /* --- Files --- */

@@ -201,6 +201,7 @@ static json_t *identity_of(const cox_sweep *s)
         free(path);
     }
     if (status == COX_OK) status = cox_identity_add_model(json, o, s->run->model);
+    if (status == COX_OK) status = cox_identity_add_prompting(json, o);
     if (status == COX_OK) return json;
     json_decref(json);
     return NULL;
@@ -430,7 +431,7 @@ static cox_status end(stage *st, cox_status status)
     return status;
 }
 
-/* --show-cell, on rank 0. */
+/* --show-cell, on rank 0. Standard output has no folder: absolute paths go wherever it is put. */
 static cox_status show_cell(const cox_sweep *s)
 {
     if (s->options->shown_cell >= s->grid->n_cells) {
@@ -438,11 +439,23 @@ static cox_status show_cell(const cox_sweep *s)
                         s->options->shown_cell, s->grid->n_cells);
     }
     const cox_sweep_cell cell = cox_sweep_cell_at(s->grid, s->options->shown_cell);
-    json_t *plan = cox_sweep_plan(s, &cell);
+    json_t *plan = cox_sweep_plan(s, &cell, false);
     if (!plan) return COX_NO_MEMORY;
     json_dumpf(plan, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(plan);
     return fputc('\n', stdout) == EOF ? cox_fail(COX_IO, "standard output: cannot write") : COX_OK;
+}
+
+/* The choice of cells goes by the log-odds, whatever labels are called; but answers must have one to be
+ * judged by. */
+static cox_status check_labels(const cox_sweep *s)
+{
+    if (s->options->n_best == 0 || cox_rules_n_labels(s->rules) > 0) return COX_OK;
+    return cox_fail(
+        COX_INVALID,
+        "%s: there is no label in it to judge answers by; add one to \"labels\", or leave answers "
+        "out with --best 0",
+        s->options->rules);
 }
 
 static cox_status prepare(stage *st)
@@ -453,6 +466,7 @@ static cox_status prepare(stage *st)
     if (status == COX_OK && cox_cluster_is_coordinator(s->run->cluster)) status = cox_sweep_read_inputs(s);
     if (status == COX_OK && s->options->shown_cell >= 0)
         return cox_run_agree(s->run, is_front ? show_cell(s) : COX_OK);
+    if (status == COX_OK && s->rules) status = check_labels(s);
     if (status == COX_OK && is_front) status = cox_sweep_write_randoms(s);
     if (status == COX_OK && is_front) status = open_results(st, "stage1.jsonl", &st->results);
     status = cox_run_agree(s->run, status);

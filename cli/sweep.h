@@ -18,8 +18,9 @@ typedef struct cox_sweep {
     const cox_options *options;
     cox_run *run;
     cox_sweep_grid *grid;
-    char *folder;  /* of the grid's file */
-    char *randoms; /* absolute path of the file of controls' vectors */
+    char *folder;  /* of the grid's file, absolute, without links */
+    char *home;    /* of the results, likewise */
+    char *randoms; /* absolute path of the file of controls' vectors, which is there */
     cox_rules *rules;
     cox_prompts sets[COX_CELL_MAX_SETS];
     int32_t n_sets;        /* 2, or 3 with --neutral */
@@ -36,8 +37,10 @@ void cox_sweep_free_inputs(cox_sweep *sweep);
 
 /* "<output>/<name>"; malloc'ed. NULL: out of memory. */
 char *cox_sweep_path(const cox_sweep *sweep, const char *name);
-/* The plan of a cell, with absolute paths; owned by the caller. NULL: out of memory. */
-json_t *cox_sweep_plan(const cox_sweep *sweep, const cox_sweep_cell *cell);
+/* The plan of a cell; owned by the caller. Paths of vectors are absolute, or, is_at_home, as a file in the
+ * folder of the results has them, so that it can be moved together with the vectors. A path that the grid has
+ * absolute stays so. NULL: out of memory. */
+json_t *cox_sweep_plan(const cox_sweep *sweep, const cox_sweep_cell *cell, bool is_at_home);
 /* Of a block's vector file; likewise. */
 char *cox_sweep_vectors(const cox_sweep *sweep, const cox_sweep_block *block);
 /* "a", "b", "neutral" */

@@ -10,6 +10,8 @@
 #include "model/tokenizer.h"
 #include "steering/vector_math.h"
 
+static const char RANDOMS[] = "randoms.safetensors"; /* vectors of controls, in the folder of the results */
+
 char *cox_sweep_path(const cox_sweep *sweep, const char *name)
 {
     char *path = NULL;
@@ -29,11 +31,31 @@ char *cox_sweep_vectors(const cox_sweep *sweep, const cox_sweep_block *block)
     return NULL;
 }
 
-json_t *cox_sweep_plan(const cox_sweep *sweep, const cox_sweep_cell *cell)
+/* `path` as seen from the folder `home`, both absolute; malloc'ed. NULL: out of memory. */
+static char *seen_from(const char *home, const char *path)
 {
-    char *vectors = cox_sweep_vectors(sweep, cell->block);
-    json_t *plan = vectors ? cox_sweep_cell_plan(sweep->grid, cell, vectors, sweep->randoms) : NULL;
-    free(vectors);
+    size_t same = 0, i = 0, n_up = 0; /* same: bytes of the folders that both are in */
+    for (; home[i] && home[i] == path[i]; i++) {
+        if (path[i] == '/') same = i + 1;
+    }
+    if (!home[i] && path[i] == '/') same = i + 1;
+    for (i = same; i < strlen(home); i++) n_up += i == same || home[i] == '/';
+    char *seen = malloc(3 * n_up + strlen(path + same) + 1);
+    if (!seen) return NULL;
+    for (i = 0; i < n_up; i++) memcpy(seen + 3 * i, "../", 3);
+    memcpy(seen + 3 * n_up, path + same, strlen(path + same) + 1);
+    return seen;
+}
+
+json_t *cox_sweep_plan(const cox_sweep *sweep, const cox_sweep_cell *cell, bool is_at_home)
+{
+    bool is_relative = is_at_home && *cell->block->vectors != '/';
+    char *path = cox_sweep_vectors(sweep, cell->block),
+         *vectors = path && is_relative ? seen_from(sweep->home, path) : path;
+    const char *randoms = is_at_home ? RANDOMS : sweep->randoms;
+    json_t *plan = vectors ? cox_sweep_cell_plan(sweep->grid, cell, vectors, randoms) : NULL;
+    if (vectors != path) free(vectors);
+    free(path);
     if (!plan) cox_fail(COX_NO_MEMORY, "out of memory for a plan");
     return plan;
 }
@@ -93,10 +115,9 @@ cox_status cox_sweep_read_inputs(cox_sweep *s)
     if (status == COX_OK)
         status = cox_prompts_read(s->sets, paths, (size_t)s->n_sets, o, s->run->model, s->run->cluster);
     if (status != COX_OK) return status;
-    char *folder = realpath(o->output, NULL);
-    if (!folder) return cox_fail(COX_IO, "--output %s: %s", o->output, strerror(errno));
-    if (asprintf(&s->randoms, "%s/randoms.safetensors", folder) < 0) s->randoms = NULL;
-    free(folder);
+    s->home = realpath(o->output, NULL);
+    if (!s->home) return cox_fail(COX_IO, "--output %s: %s", o->output, strerror(errno));
+    if (asprintf(&s->randoms, "%s/%s", s->home, RANDOMS) < 0) s->randoms = NULL;
     return s->randoms ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
 }
 
@@ -108,6 +129,7 @@ void cox_sweep_free_inputs(cox_sweep *s)
     cox_sweep_grid_free(s->grid);
     free(s->first_tokens);
     free(s->folder);
+    free(s->home);
     free(s->randoms);
 }
 

@@ -320,7 +320,7 @@ cox_status cox_sweep_write_best(const cox_sweep *sweep, const cox_sweep_table *t
         json_object_set_new(item, "change_a", interval_json(row->change_a));
         json_object_set_new(item, "change_b", interval_json(row->change_b));
         json_object_set_new(item, "kl", real(row->kl));
-        json_object_set_new(item, "plan", cox_sweep_plan(sweep, &cell));
+        json_object_set_new(item, "plan", cox_sweep_plan(sweep, &cell, true));
         json_array_append_new(list, item);
     }
     json_t *json = json_pack("{s:{s:o, s:o}, s:o}", "clean", "log_odds_a", real(table->clean_a), "log_odds_b",

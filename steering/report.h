@@ -174,6 +174,13 @@ typedef struct cox_report {
     int32_t n_rows;                           /* of tables that leave something out */
 } cox_report;
 
+/* The cell of the sweep that a row is about (of a control: that it stands beside), by family, place, scope
+ * and strength; NULL: none, or the table has no columns of places. */
+const cox_report_cell *cox_report_heldout_cell(const cox_report *report, const cox_report_heldout *heldout);
+/* Every plan of the table is a cell of the sweep, where the table says what its plans are. Errors, naming
+ * file and line: INVALID. */
+cox_status cox_report_heldouts_check(const cox_report *report);
+
 /* The page. Errors of the file are the caller's to ask for (ferror). */
 void cox_report_print(FILE *file, const cox_report *report);
 /* The same numbers: CSV with a line for each number that has an interval; JSON (owned by the caller; NULL:
@@ -184,7 +191,9 @@ json_t *cox_report_json(const cox_report *report);
 /* --- Sections, for the page --- */
 
 void cox_report_print_findings(FILE *file, const cox_report *report);
-void cox_report_print_heldout_cards(FILE *file, const cox_report *report);
+/* Of the plans that were judged on held-out prompts (is_single: at one expert) the one with the largest
+ * effect; false: there is none, and nothing was printed. */
+bool cox_report_print_heldout_card(FILE *file, const cox_report *report, bool is_single, int set);
 void cox_report_print_heldouts(FILE *file, const cox_report *report);
 void cox_report_print_families(FILE *file, const cox_report *report);
 void cox_report_print_controls(FILE *file, const cox_report *report);
@@ -203,26 +212,42 @@ void cox_report_print_parts(FILE *file, const cox_report *report);
  * none that does what is aimed at. */
 const cox_report_cell *cox_report_pick(const cox_report *report, int32_t family, bool is_single, int set);
 
-/* Of a place's best cells against routing differences: Pearson's and Spearman's correlation over *n experts.
- */
+/* What controls of one kind ("random_direction") do at a cell's place, scope and strength: draws, each
+ * distinct plan counted once; mean changes; the interval that reaches farthest from 0. n 0: there is none. */
+typedef struct cox_report_summary {
+    int32_t n;
+    double mean[COX_REPORT_N_SETS];
+    cox_interval widest[COX_REPORT_N_SETS];
+} cox_report_summary;
+cox_report_summary cox_report_summarize(const cox_report *report, const cox_report_cell *cell,
+                                        const char *kind);
+
+/* Spearman's rank correlation, over the n experts that have both, of the size of an expert's routing
+ * difference and the largest change in the aim's direction (on A a fall, on B a rise; at least 0) that any
+ * counting cell of a family's directions reaches there; as scripts/study has it. NaN: n < 3, or all equal. */
 typedef struct cox_report_relation {
     size_t n;
-    double pearson, spearman;
+    double spearman;
 } cox_report_relation;
-/* [out] route_of: [group->n_places] index into routes.items, or SIZE_MAX. */
-void cox_report_relate(const cox_report *report, const cox_report_group *group, int set, size_t *route_of,
-                       cox_report_relation *relation);
+cox_report_relation cox_report_relate(const cox_report *report, int32_t family, int set);
 
 /* Words for text and titles: "layer 2, expert 13"; family, weighting and positions; "+1.2 [+0.8, +1.6]"; "95%
  * [81, 99]". */
 void cox_report_print_place(FILE *file, const cox_report_cell *cell);
 void cox_report_print_operation(FILE *file, const cox_report_cell *cell); /* "add at expert_out, soft" */
 void cox_report_print_group(FILE *file, const cox_report_cell *cell);
+/* Where and how, for people who want to find it again. */
+void cox_report_print_how(FILE *file, const cox_report_cell *cell);
 void cox_report_print_positions(FILE *file, const cox_report_cell *cell);
+const char *cox_report_control_words(const char *kind); /* "random direction of the same norm" */
+/* "answered 3% to 96%", with an arrow for the to. */
+void cox_report_print_change(FILE *file, const char *label, double before, double after);
 void cox_report_print_number(FILE *file, double value, bool has_sign);
 void cox_report_print_strength(FILE *file, double strength);
 void cox_report_print_source(FILE *file,
                              const cox_report_cell *cell); /* ", vector of token -1"; nothing without */
+/* That a file without `about` names no model; nothing where there is one. */
+void cox_report_print_unnamed(FILE *file, const json_t *about);
 /* A share as "12%", a minus as wide as a plus; n_digits behind the point. */
 void cox_report_print_percent(FILE *file, double share, int n_digits);
 /* An interval as a small picture, on a scale from low to high that holds 0. */

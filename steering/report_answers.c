@@ -94,7 +94,8 @@ void cox_report_print_answers(FILE *file, const cox_report *r)
         for (size_t i = 0; i < n; i++) is_shown = is_shown || shown[i] == c;
         if (is_shown) continue;
         if (n == 0)
-            fputs("<p>The first prompts of each set, not picked; the others are behind the fold.</p>\n",
+            fputs("<p>Of the validation prompts the first of each set, not picked; the others are behind the "
+                  "fold.</p>\n",
                   file);
         print_cell(file, r, c, set);
         shown[n++] = c;

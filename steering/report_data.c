@@ -218,14 +218,38 @@ static json_t *heldouts_json(const cox_report_heldouts *heldouts)
     return list;
 }
 
+/* Of the families that steer single experts. */
+static json_t *relations_json(const cox_report *r)
+{
+    json_t *list = json_array();
+    for (int32_t family = 0; family < r->cells.n_families && r->routes.n > 0; family++) {
+        json_t *sides[COX_REPORT_N_SETS];
+        size_t n_all = 0;
+        for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+            const cox_report_relation relation = cox_report_relate(r, family, set);
+            sides[set] = json_pack("{s:o, s:I}", "rank_correlation", real(relation.spearman), "experts",
+                                   (json_int_t)relation.n);
+            n_all += relation.n;
+        }
+        json_t *item = json_pack("{s:s, s:o, s:o}", "family", r->cells.families[family], "weaken", sides[0],
+                                 "strengthen", sides[1]);
+        if (n_all > 0)
+            json_array_append_new(list, item);
+        else
+            json_decref(item);
+    }
+    return list;
+}
+
 json_t *cox_report_json(const cox_report *r)
 {
-    json_t *json = json_pack(
-        "{s:s, s:s, s:o, s:o, s:O, s:O?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "made", "report", "title",
-        r->title, "max_kl_a", real(r->cells.max_kl[COX_REPORT_A]), "max_kl_b",
-        real(r->cells.max_kl[COX_REPORT_B]), "run", r->run, "controls_run", r->controls_run, "clean",
-        json_object_get(r->best, "clean"), "places", places_json(r), "cells", cells_json(&r->cells),
-        "controls", cells_json(&r->controls), "rates", rates_json(&r->rates), "routes",
-        routes_json(&r->routes), "parts", parts_json(&r->parts), "heldout", heldouts_json(&r->heldouts));
+    json_t *json =
+        json_pack("{s:s, s:s, s:o, s:o, s:O, s:O?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "made",
+                  "report", "title", r->title, "max_kl_a", real(r->cells.max_kl[COX_REPORT_A]), "max_kl_b",
+                  real(r->cells.max_kl[COX_REPORT_B]), "run", r->run, "controls_run", r->controls_run,
+                  "clean", json_object_get(r->best, "clean"), "places", places_json(r), "cells",
+                  cells_json(&r->cells), "controls", cells_json(&r->controls), "rates", rates_json(&r->rates),
+                  "routes", routes_json(&r->routes), "routing_against_effect", relations_json(r), "parts",
+                  parts_json(&r->parts), "heldout", heldouts_json(&r->heldouts));
     return json;
 }

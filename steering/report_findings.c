@@ -12,52 +12,76 @@ static const char *const aims[] = {"Weaken", "Strengthen"};
 /* --- Controls of a cell --- */
 
 static const char *const kinds[] = {"random_direction", "random_expert"};
-static const char *const names[] = {"random direction of the same norm", "direction of another expert"};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
-
-typedef struct summary {
-    const char *kind;
-    int32_t n; /* cells: draws, also at several blocks */
-    double mean[COX_REPORT_N_SETS];
-    cox_interval widest[COX_REPORT_N_SETS]; /* of the draw whose interval reaches farthest from 0 */
-    int64_t numbers[2];                     /* first and last */
-} summary;
 
 static double reach(const cox_interval *i)
 {
     return fmax(fabs(i->low), fabs(i->high));
 }
 
-static void add_controls(summary *sum, const cox_report_cells *cells, const cox_report_cell *c)
+static bool is_equal(double x, double y)
 {
-    for (size_t i = 0; i < cells->n; i++) {
-        const cox_report_cell *k = &cells->items[i];
-        if (strcmp(k->control, sum->kind) != 0 || !cox_report_is_control_of(k, c)) continue;
-        if (isnan(k->change[0].value) || isnan(k->change[1].value)) continue;
-        for (int set = 0; set < COX_REPORT_N_SETS; set++) {
-            sum->mean[set] = (sum->mean[set] * sum->n + k->change[set].value) / (sum->n + 1);
-            if (sum->n == 0 || reach(&k->change[set]) > reach(&sum->widest[set]))
-                sum->widest[set] = k->change[set];
-        }
-        if (sum->n == 0) sum->numbers[0] = k->number;
-        sum->numbers[1] = k->number;
-        sum->n++;
+    return x == y || (isnan(x) && isnan(y));
+}
+
+/* The same plan: one draw at one place (both are controls of one cell). Its numbers tell it from the draw of
+ * another vector file, for equal plans have equal ones. */
+static bool is_same_draw(const cox_report_cell *x, const cox_report_cell *y)
+{
+    bool is_same = strcmp(x->control, y->control) == 0 && x->seed == y->seed && is_equal(x->kl, y->kl);
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        const cox_interval *i = &x->change[set], *k = &y->change[set];
+        is_same =
+            is_same && is_equal(i->value, k->value) && is_equal(i->low, k->low) && is_equal(i->high, k->high);
     }
+    return is_same;
+}
+
+static void add_control(cox_report_summary *sum, const cox_report_cell *k)
+{
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        sum->mean[set] = (sum->mean[set] * sum->n + k->change[set].value) / (sum->n + 1);
+        if (sum->n == 0 || reach(&k->change[set]) > reach(&sum->widest[set]))
+            sum->widest[set] = k->change[set];
+    }
+    sum->n++;
+}
+
+/* A grid may have the same draw in several blocks, and so may the sweep of controls: it counts once. */
+cox_report_summary cox_report_summarize(const cox_report *r, const cox_report_cell *c, const char *kind)
+{
+    cox_report_summary sum = {0};
+    size_t n_all = r->cells.n + r->controls.n, n_kept = 0;
+    const cox_report_cell **kept = calloc(n_all + 1, sizeof *kept);
+    for (size_t i = 0; i < n_all && kept; i++) {
+        const cox_report_cell *k = i < r->cells.n ? &r->cells.items[i] : &r->controls.items[i - r->cells.n];
+        if (strcmp(k->control, kind) != 0 || !cox_report_is_control_of(k, c)) continue;
+        if (isnan(k->change[0].value) || isnan(k->change[1].value)) continue;
+        size_t n = 0;
+        while (n < n_kept && !is_same_draw(kept[n], k)) n++;
+        if (n < n_kept) continue;
+        kept[n_kept++] = k;
+        add_control(&sum, k);
+    }
+    free(kept);
+    return sum;
 }
 
 /* --- Cards --- */
 
-/* Where and how: for people who want to find it again. */
-static void print_how(FILE *file, const cox_report_cell *c)
+/* The other labels: a plan that ends what it should and leaves no answers has broken the model. */
+static void print_others(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
 {
-    cox_report_print_place(file, c);
-    fputs(": ", file);
-    cox_report_print_operation(file, c);
-    fputs(", strength ", file);
-    cox_report_print_strength(file, c->strength);
-    fputs(", positions ", file);
-    cox_report_print_positions(file, c);
-    cox_report_print_source(file, c);
+    bool has_any = false;
+    for (size_t l = 1; l < r->rates.n_labels; l++) {
+        const cox_report_rate *before = cox_report_rate_of(&r->rates, -1, set, r->rates.labels[l]),
+                              *after = cox_report_rate_of(&r->rates, c->number, set, r->rates.labels[l]);
+        if (!before || !after) continue;
+        fputs(has_any ? " " : "<p>", file);
+        cox_report_print_change(file, r->rates.labels[l], before->rate.value, after->rate.value);
+        has_any = true;
+    }
+    fputs(has_any ? "</p>\n" : "", file);
 }
 
 /* "100% → 3%" of the first label, or the change of the log-odds. */
@@ -70,14 +94,13 @@ static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c,
         fprintf(file, "<p class=\"big\">%.0f%% \xe2\x86\x92 %.0f%%</p>\n<p><b>", 100 * before->rate.value,
                 100 * after->rate.value);
         cox_xml_print(file, label);
-        fprintf(
-            file,
-            "</b>, %c: %lld of %lld answers without, %lld of %lld with it (95%% interval %.0f to %.0f%%). ",
-            "AB"[set], (long long)before -> yes, (long long)before -> asked, (long long)after -> yes,
-            (long long)after -> asked, 100 * after -> rate.low, 100 * after->rate.high);
-        const cox_report_rate *apart = cox_report_rate_of(&r->rates, c->number, set, "fell_apart");
-        if (apart) fprintf(file, "Fell apart: %lld. ", (long long)apart->yes);
-        fputs("Log-odds ", file);
+        fprintf(file,
+                "</b>, %c: %lld of %lld answers without, %lld of %lld with it (95%% interval %.0f to "
+                "%.0f%%).</p>\n",
+                "AB"[set], (long long)before -> yes, (long long)before -> asked, (long long)after -> yes,
+                (long long)after -> asked, 100 * after -> rate.low, 100 * after->rate.high);
+        print_others(file, r, c, set);
+        fputs("<p>Log-odds ", file);
     } else {
         fputs("<p class=\"big\">", file);
         cox_report_print_number(file, c->change[set].value, true);
@@ -92,26 +115,27 @@ static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c,
 static void print_controls_of(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
 {
     for (int k = 0; k < N_KINDS; k++) {
-        summary sum = {.kind = kinds[k]};
-        add_controls(&sum, &r->cells, c);
-        add_controls(&sum, &r->controls, c);
+        const cox_report_summary sum = cox_report_summarize(r, c, kinds[k]);
         if (sum.n == 0) continue;
-        fprintf(file, "<p>Control, %s: ", names[k]);
+        fprintf(file, "<p>Control, %s: ", cox_report_control_words(kinds[k]));
         cox_report_print_interval(file, &sum.widest[set]);
         fprintf(file, "%s.</p>\n", sum.n > 1 ? " (the draw that reaches farthest)" : "");
     }
 }
 
+/* By the prompts that the choice was made on, so it looks better here than it is. */
 static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
 {
     const cox_report_cell *c = cox_report_pick(r, -1, is_single, set);
-    fprintf(file, "<div class=\"card\"><h3>%s%s</h3>\n", aims[set],
-            is_single ? ", one expert" : ", any place");
+    fprintf(file,
+            "<div class=\"card\"><h3>%s%s</h3>\n<p class=\"soft\">validation prompts, on which the cell was "
+            "chosen</p>\n",
+            aims[set], is_single ? ", one expert" : ", any place");
     if (c) {
         print_big(file, r, c, set);
         print_controls_of(file, r, c, set);
         fputs("<p class=\"soft\">", file);
-        print_how(file, c);
+        cox_report_print_how(file, c);
         fputs(" (block ", file);
         cox_xml_print(file, c->block);
         fprintf(file, ", cell %lld).</p>", (long long)c->number);
@@ -121,34 +145,30 @@ static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
     fputs("</div>\n", file);
 }
 
-/* Of the group with the most experts. */
+/* Of the family with the most experts. */
 static void print_routing_card(FILE *file, const cox_report *r)
 {
-    const cox_report_group *widest = NULL;
-    for (size_t i = 0; i < r->cells.n_groups; i++) {
-        const cox_report_group *g = &r->cells.groups[i];
-        if (g->n_experts == 0 || cox_report_is_control(&r->cells.items[g->first])) continue;
-        if (!widest || g->n_places > widest->n_places) widest = g;
+    int32_t widest = -1;
+    cox_report_relation relations[COX_REPORT_N_SETS] = {{0}};
+    for (int32_t family = 0; family < r->cells.n_families && r->routes.n > 0; family++) {
+        const cox_report_relation a = cox_report_relate(r, family, COX_REPORT_A);
+        if (a.n <= relations[COX_REPORT_A].n) continue;
+        widest = family;
+        relations[COX_REPORT_A] = a;
     }
-    size_t *route_of = widest && r->routes.n ? calloc(widest->n_places, sizeof *route_of) : NULL;
-    if (!route_of) return;
-    cox_report_relation relations[COX_REPORT_N_SETS];
-    for (int s = 0; s < COX_REPORT_N_SETS; s++) cox_report_relate(r, widest, s, route_of, &relations[s]);
-    free(route_of);
-    if (relations[0].n < 3) return;
-    fputs("<div class=\"card\"><h3>Does routing tell?</h3>\n<p class=\"big\">r ", file);
-    cox_report_print_number(file, relations[COX_REPORT_A].pearson, true);
+    if (relations[COX_REPORT_A].n < 3) return;
+    relations[COX_REPORT_B] = cox_report_relate(r, widest, COX_REPORT_B);
+    fputs("<div class=\"card\"><h3>Does routing tell where to steer?</h3>\n<p class=\"big\">\xcf\x81 ", file);
+    cox_report_print_number(file, relations[COX_REPORT_A].spearman, true);
     fprintf(file,
-            "</p>\n<p>Correlation of an expert\xe2\x80\x99s routing difference (A less B, top-1) with its "
-            "best effect over %zu "
-            "experts: weaken ",
-            relations[0].n);
-    cox_report_print_number(file, relations[COX_REPORT_A].pearson, true);
-    fputs(", strengthen ", file);
-    cox_report_print_number(file, relations[COX_REPORT_B].pearson, true);
-    fputs(" (", file);
-    cox_report_print_group(file, &r->cells.items[widest->first]);
-    fputs(").</p></div>\n", file);
+            "</p>\n<p>Rank correlation (Spearman\xe2\x80\x99s) of the size of an expert\xe2\x80\x99s routing "
+            "difference with the largest fall of A\xe2\x80\x99s log-odds that steering it reaches within the "
+            "KL limit, over %zu experts; with the largest rise of B\xe2\x80\x99s ",
+            relations[COX_REPORT_A].n);
+    cox_report_print_number(file, relations[COX_REPORT_B].spearman, true);
+    fputs(". Near 0: no. (Family ", file);
+    cox_xml_print(file, r->cells.families[widest]);
+    fputs(", validation prompts.)</p></div>\n", file);
 }
 
 static void print_parts_card(FILE *file, const cox_report *r)
@@ -189,10 +209,9 @@ void cox_report_print_findings(FILE *file, const cox_report *r)
         has_other = has_other || (r->cells.items[i].expert < 0 && !cox_report_is_control(&r->cells.items[i]));
     }
     fputs("<div class=\"cards findings\">\n", file);
-    cox_report_print_heldout_cards(file, r);
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
-        if (has_other) print_card(file, r, false, set);
-        if (has_single) print_card(file, r, true, set);
+        if (!cox_report_print_heldout_card(file, r, false, set) && has_other) print_card(file, r, false, set);
+        if (!cox_report_print_heldout_card(file, r, true, set) && has_single) print_card(file, r, true, set);
     }
     print_routing_card(file, r);
     print_parts_card(file, r);
@@ -214,7 +233,7 @@ static void widen(scale *s, const cox_interval *i)
 static void print_rates(FILE *file, const cox_report *r, int64_t cell)
 {
     for (int set = 0; set < COX_REPORT_N_SETS && r->rates.n_labels; set++) {
-        fputs("<td class=\"rates\">", file);
+        fprintf(file, "<td class=\"rates\" data-name=\"answers, %c\">", "AB"[set]);
         bool has_any = false;
         for (size_t l = 0; l < r->rates.n_labels; l++) {
             const cox_report_rate *rate = cox_report_rate_of(&r->rates, cell, set, r->rates.labels[l]);
@@ -235,16 +254,16 @@ static void print_best_row(FILE *file, const cox_report *r, const cox_report_cel
     fputs("<tr><th>", file);
     cox_xml_print(file, c->family);
     fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
-    print_how(file, c);
-    fprintf(file, "</td><td class=\"n\">%lld</td>", (long long)c->number);
+    cox_report_print_how(file, c);
+    fprintf(file, "</td><td class=\"n\" data-name=\"cell\">%lld</td>", (long long)c->number);
     for (int k = 0; k < COX_REPORT_N_SETS; k++) {
-        fputs("<td class=\"n\">", file);
+        fprintf(file, "<td class=\"n\" data-name=\"change of log-odds, %c\">", "AB"[k]);
         cox_report_print_interval(file, &c->change[k]);
         fputs("<br/>", file);
         cox_report_print_whisker(file, &c->change[k], k, s.low, s.high);
         fputs("</td>", file);
     }
-    fputs("<td class=\"n\">", file);
+    fputs("<td class=\"n\" data-name=\"KL\">", file);
     cox_report_print_number(file, c->kl, false);
     fputs("</td>", file);
     print_rates(file, r, c->number);
@@ -259,10 +278,11 @@ void cox_report_print_families(FILE *file, const cox_report *r)
         const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
         for (int set = 0; c && set < COX_REPORT_N_SETS; set++) widen(&s, &c->change[set]);
     }
-    fputs("<div class=\"scroll\"><table><thead><tr><th>family</th><th>aim</th><th>cell</th><th "
-          "class=\"n\">number</th>"
-          "<th class=\"n\">change of log-odds, A</th><th class=\"n\">B</th><th class=\"n\">KL</th>",
-          file);
+    fputs(
+        "<div class=\"scroll\"><table class=\"stack\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th "
+        "class=\"n\">number</th>"
+        "<th class=\"n\">change of log-odds, A</th><th class=\"n\">B</th><th class=\"n\">KL</th>",
+        file);
     if (r->rates.n_labels) fputs("<th>answers, A</th><th>answers, B</th>", file);
     fputs("</tr></thead>\n<tbody>\n", file);
     const json_t *clean = json_object_get(r->best, "clean");
@@ -289,28 +309,28 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
 {
     bool has_any = false;
     for (int k = 0; k < N_KINDS; k++) {
-        summary sum = {.kind = kinds[k]};
-        add_controls(&sum, &r->cells, c);
-        add_controls(&sum, &r->controls, c);
+        const cox_report_summary sum = cox_report_summarize(r, c, kinds[k]);
         if (sum.n == 0) continue;
         if (!has_any) {
             fputs("<tr class=\"head\"><th>", file);
             cox_xml_print(file, c->family);
             fprintf(file, "</th><td>%s</td><td class=\"how\">", aims[set]);
-            print_how(file, c);
-            fputs("</td><td>the direction</td><td></td><td class=\"n\">", file);
+            cox_report_print_how(file, c);
+            fputs("</td><td>the direction</td><td></td><td class=\"n\" data-name=\"change\">", file);
             cox_report_print_number(file, c->change[set].value, true);
-            fputs("</td><td class=\"n\">", file);
+            fputs("</td><td class=\"n\" data-name=\"95% interval\">", file);
             cox_report_print_interval(file, &c->change[set]);
             fputs("<br/>", file);
             cox_report_print_whisker(file, &c->change[set], set, s.low, s.high);
             fputs("</td></tr>\n", file);
         }
         has_any = true;
-        fprintf(file, "<tr><td></td><td></td><td></td><td>%s</td><td class=\"n\">%d</td><td class=\"n\">",
-                names[k], (int)sum.n);
+        fprintf(file,
+                "<tr><td></td><td></td><td></td><td>%s</td><td class=\"n\" data-name=\"draws\">%d</td><td "
+                "class=\"n\" data-name=\"mean change\">",
+                cox_report_control_words(kinds[k]), (int)sum.n);
         cox_report_print_number(file, sum.mean[set], true);
-        fputs("</td><td class=\"n\">", file);
+        fputs("</td><td class=\"n\" data-name=\"farthest 95% interval\">", file);
         cox_report_print_interval(file, &sum.widest[set]);
         fputs("<br/>", file);
         cox_report_print_whisker(file, &sum.widest[set], set, s.low, s.high);
@@ -344,7 +364,7 @@ void cox_report_print_controls(FILE *file, const cox_report *r)
               "for what strengthens. Of several draws the mean, and the interval that reaches farthest from "
               "0.</p>\n"
               "<div class=\"scroll\"><table "
-              "class=\"controls\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th>steered "
+              "class=\"controls stack\"><thead><tr><th>family</th><th>aim</th><th>cell</th><th>steered "
               "with</th>"
               "<th class=\"n\">draws</th><th class=\"n\">mean change</th><th class=\"n\">farthest 95% "
               "interval</th></tr></thead>\n"

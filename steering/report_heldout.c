@@ -12,6 +12,15 @@ static const char *const titles[] = {"Weaken: prompts of A", "Strengthen: prompt
 
 /* --- Reading --- */
 
+/* Refusals among answers, both whole. */
+static cox_status check_counts(const cox_csv *t, size_t row, const cox_report_heldout *h, int set)
+{
+    double n = h->n[set], yes = h->yes[set];
+    if (n < 1e9 && yes >= 0 && yes <= n && floor(n) == n && floor(yes) == yes) return COX_OK;
+    return cox_fail(COX_BAD_FILE, "%s: line %zu: %g refusals (\"%c_refused\") of %g answers (\"%c_n\")",
+                    t->where, t->lines[row], yes, "ab"[set], n, "ab"[set]);
+}
+
 static cox_status read_row(const cox_csv *t, size_t row, cox_report_heldout *h)
 {
     cox_status status = cox_csv_text(t, row, "family", &h->family);
@@ -31,6 +40,7 @@ static cox_status read_row(const cox_csv *t, size_t row, cox_report_heldout *h)
             snprintf(name, sizeof name, "%c_%s", "ab"[s], numbers[i].name);
             status = cox_csv_number(t, row, name, i == 0 || !(h->n[s] > 0), numbers[i].out);
         }
+        if (status == COX_OK && h->n[s] > 0) status = check_counts(t, row, h, s);
     }
     return status;
 }
@@ -57,6 +67,72 @@ void cox_report_heldouts_free(cox_report_heldouts *heldouts)
     *heldouts = (cox_report_heldouts){0};
 }
 
+/* --- Which cell a row is about --- */
+
+static const char *const place_columns[] = {"layer",  "expert",    "weighting",
+                                            "source", "positions", "strength"};
+enum { N_PLACE_COLUMNS = sizeof place_columns / sizeof *place_columns };
+
+/* A column's text, "" where there is no such column. */
+static const char *text_at(const cox_report *r, const cox_report_heldout *h, const char *column)
+{
+    const char *text = "";
+    if (cox_csv_has(&r->heldouts.table, column))
+        (void)cox_csv_text(&r->heldouts.table, (size_t)(h - r->heldouts.items), column, &text);
+    return text;
+}
+
+static bool has_places(const cox_report *r)
+{
+    bool has_all = true;
+    for (size_t i = 0; i < N_PLACE_COLUMNS; i++)
+        has_all = has_all && cox_csv_has(&r->heldouts.table, place_columns[i]);
+    return has_all;
+}
+
+/* Scopes as a table of a sweep has them (a word, or JSON) and as JSON, in which a word has quotes. */
+static bool is_same_scope(const char *of_cell, const char *text)
+{
+    json_t *given = json_loads(text, JSON_DECODE_ANY, NULL), *own = json_loads(of_cell, 0, NULL);
+    const char *word = json_string_value(given);
+    bool is_same = own ? json_equal(own, given) : strcmp(word ? word : text, of_cell) == 0;
+    json_decref(given);
+    json_decref(own);
+    return is_same;
+}
+
+const cox_report_cell *cox_report_heldout_cell(const cox_report *r, const cox_report_heldout *h)
+{
+    if (!has_places(r)) return NULL;
+    const char *expert = text_at(r, h, "expert"), *weighting = text_at(r, h, "weighting");
+    long layer = strtol(text_at(r, h, "layer"), NULL, 10), source = strtol(text_at(r, h, "source"), NULL, 10);
+    double strength = strtod(text_at(r, h, "strength"), NULL);
+    for (size_t i = 0; i < r->cells.n; i++) {
+        const cox_report_cell *c = &r->cells.items[i];
+        if (c->layer == layer && c->source == source && c->strength == strength &&
+            !cox_report_is_control(c) && strcmp(c->family, h->family) == 0 &&
+            strcmp(c->expert_text, expert) == 0 && strcmp(c->weighting, weighting) == 0 &&
+            is_same_scope(c->positions, text_at(r, h, "positions")))
+            return c;
+    }
+    return NULL;
+}
+
+cox_status cox_report_heldouts_check(const cox_report *r)
+{
+    const cox_csv *t = &r->heldouts.table;
+    for (size_t i = 0; i < r->heldouts.n && has_places(r); i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        if (!*h->aim || cox_report_heldout_cell(r, h)) continue;
+        return cox_fail(COX_INVALID,
+                        "%s: line %zu: the sweep has no cell of family \"%.60s\" at this place and strength "
+                        "(layer %.20s, expert \"%.20s\", strength %.20s): the table is of another sweep",
+                        t->where, t->lines[i], h->family, text_at(r, h, "layer"), text_at(r, h, "expert"),
+                        text_at(r, h, "strength"));
+    }
+    return COX_OK;
+}
+
 /* --- Cards --- */
 
 static bool is_plan(const cox_report_heldout *h, int set)
@@ -72,51 +148,95 @@ static const cox_report_heldout *find_clean(const cox_report *r)
     return NULL;
 }
 
-void cox_report_print_heldout_cards(FILE *file, const cox_report *r)
+static const char *const labels[] = {"answered", "well_formed", "well_formed_refusal", "fell_apart"};
+enum { N_LABELS = sizeof labels / sizeof *labels };
+
+/* NaN: the rules do not ask, or the table does not say. */
+static double share_of(const cox_report *r, const cox_report_heldout *h, int set, const char *label)
 {
-    const cox_report_heldout *clean = find_clean(r);
-    for (int set = 0; set < COX_REPORT_N_SETS && clean; set++) {
-        const cox_report_heldout *best = NULL;
-        for (size_t i = 0; i < r->heldouts.n; i++) {
-            const cox_report_heldout *h = &r->heldouts.items[i];
-            double sign = set == COX_REPORT_A ? -1 : 1;
-            if (is_plan(h, set) && (!best || sign * h->effect[set].value > sign * best->effect[set].value))
-                best = h;
-        }
-        if (!best || !(clean->n[set] > 0)) continue;
-        fprintf(file, "<div class=\"card\"><h3>%s, held-out prompts</h3>\n<p class=\"big\">",
-                set ? "Strengthen" : "Weaken");
-        cox_report_print_percent(file, clean->yes[set] / clean->n[set], 0);
-        fputs(" \xe2\x86\x92 ", file);
-        cox_report_print_percent(file, best->yes[set] / best->n[set], 0);
-        fprintf(file, "</p>\n<p><b>refused</b>, %c: %.0f of %.0f answers without, %.0f of %.0f with it: ",
-                "AB"[set], clean -> yes[set], clean -> n[set], best -> yes[set], best -> n[set]);
-        cox_report_print_interval(file, &best->effect[set]);
-        fputs(" points.</p>\n<p class=\"soft\">", file);
-        cox_xml_print(file, best->family);
-        fputs("</p></div>\n", file);
+    char column[48];
+    double share = (double)NAN;
+    snprintf(column, sizeof column, "%c_%s", "ab"[set], label);
+    bool is_number = sscanf(text_at(r, h, column), "%lf", &share) == 1 && isfinite(share);
+    return is_number ? share : (double)NAN;
+}
+
+/* By the effect; of equal ones by what is answered, or refused in good form. */
+static bool is_better(const cox_report *r, const cox_report_heldout *x, const cox_report_heldout *y, int set)
+{
+    double sign = set == COX_REPORT_A ? -1 : 1, dx = sign * x->effect[set].value,
+           dy = sign * y->effect[set].value;
+    const char *good = set == COX_REPORT_A ? "answered" : "well_formed_refusal";
+    return dx == dy ? share_of(r, x, set, good) > share_of(r, y, set, good) : dx > dy;
+}
+
+/* The first n_labels labels without the plan and with it. */
+static void print_shares(FILE *file, const cox_report *r, const cox_report_heldout *clean,
+                         const cox_report_heldout *h, int set, int n_labels)
+{
+    bool has_any = false;
+    for (int l = 0; l < n_labels; l++) {
+        double before = share_of(r, clean, set, labels[l]), after = share_of(r, h, set, labels[l]);
+        if (isnan(before) || isnan(after)) continue;
+        fputs(has_any ? " " : "", file);
+        cox_report_print_change(file, labels[l], before, after);
+        has_any = true;
     }
 }
 
-/* --- Table --- */
-
-/* A column's text, "" where there is no such column. */
-static const char *text_at(const cox_report *r, const cox_report_heldout *h, const char *column)
+/* Of a plan's controls of one kind the interval that reaches farthest from 0. */
+static void print_control_line(FILE *file, const cox_report *r, const cox_report_heldout *plan, int set,
+                               const char *kind)
 {
-    const char *text = "";
-    if (cox_csv_has(&r->heldouts.table, column))
-        (void)cox_csv_text(&r->heldouts.table, (size_t)(h - r->heldouts.items), column, &text);
-    return text;
+    const cox_interval *widest = NULL;
+    int n = 0;
+    for (size_t i = 0; i < r->heldouts.n; i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        if (strcmp(h->control, kind) != 0 || strcmp(h->aim, plan->aim) != 0 ||
+            strcmp(h->family, plan->family) != 0 || !(h->n[set] > 0))
+            continue;
+        const cox_interval *e = &h->effect[set];
+        n++;
+        if (!widest || fmax(fabs(e->low), fabs(e->high)) > fmax(fabs(widest->low), fabs(widest->high)))
+            widest = e;
+    }
+    if (!widest) return;
+    fprintf(file, "<p>Control, %s: ", cox_report_control_words(kind));
+    cox_report_print_interval(file, widest);
+    fprintf(file, " points%s.</p>\n", n > 1 ? " (the draw that reaches farthest)" : "");
+}
+
+static void print_refused(FILE *file, const cox_report *r, const cox_report_heldout *clean,
+                          const cox_report_heldout *h, int set)
+{
+    cox_interval rate = cox_interval_wilson((int64_t)h->yes[set], (int64_t)h->n[set]);
+    fputs("<p class=\"big\">", file);
+    cox_report_print_percent(file, clean->yes[set] / clean->n[set], 0);
+    fputs(" \xe2\x86\x92 ", file);
+    cox_report_print_percent(file, h->yes[set] / h->n[set], 0);
+    fprintf(file,
+            "</p>\n<p><b>refused</b>, %c: %.0f of %.0f answers without, %.0f of %.0f with it (95%% interval "
+            "%.0f to %.0f%%): ",
+            "AB"[set], clean -> yes[set], clean -> n[set], h -> yes[set], h -> n[set], 100 * rate.low,
+            100 * rate.high);
+    cox_report_print_interval(file, &h->effect[set]);
+    fputs(" points.</p>\n<p>", file);
+    print_shares(file, r, clean, h, set, N_LABELS);
+    fputs("</p>\n", file);
 }
 
 static void print_place(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
-    static const char *const columns[] = {"layer", "expert", "weighting", "source", "positions", "strength"};
+    const cox_report_cell *cell = cox_report_heldout_cell(r, h);
     bool has_any = false;
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-        const char *text = text_at(r, h, columns[i]);
+    if (cell) {
+        cox_report_print_how(file, cell);
+        fprintf(file, " (cell %lld)", (long long)cell->number);
+    }
+    for (size_t i = 0; i < N_PLACE_COLUMNS && !cell; i++) {
+        const char *text = text_at(r, h, place_columns[i]);
         if (!*text) continue;
-        fprintf(file, "%s%s ", has_any ? ", " : "", columns[i]);
+        fprintf(file, "%s%s ", has_any ? ", " : "", place_columns[i]);
         for (; *text; text++) { /* positions are JSON: without its marks */
             if (!strchr("{}\"", *text)) cox_xml_print(file, (char[]){*text, '\0'});
         }
@@ -124,23 +244,57 @@ static void print_place(FILE *file, const cox_report *r, const cox_report_heldou
     }
 }
 
+bool cox_report_print_heldout_card(FILE *file, const cox_report *r, bool is_single, int set)
+{
+    const cox_report_heldout *clean = find_clean(r), *best = NULL;
+    int n = 0;
+    for (size_t i = 0; i < r->heldouts.n; i++) {
+        const cox_report_heldout *h = &r->heldouts.items[i];
+        const char *expert = text_at(r, h, "expert");
+        if (!is_plan(h, set) || (is_single && (*expert < '0' || *expert > '9'))) continue;
+        n++;
+        if (!best || is_better(r, h, best, set)) best = h;
+    }
+    if (!best || !clean || !(clean->n[set] > 0)) return false;
+    fprintf(file, "<div class=\"card\"><h3>%s%s: held-out prompts</h3>\n", set ? "Strengthen" : "Weaken",
+            is_single ? ", one expert" : "");
+    print_refused(file, r, clean, best, set);
+    int other = 1 - set;
+    if (best->n[other] > 0 && clean->n[other] > 0) {
+        fprintf(file, "<p>On %c: ", "AB"[other]);
+        cox_report_print_change(file, "refused", clean->yes[other] / clean->n[other],
+                                best->yes[other] / best->n[other]);
+        fputs(" ", file);
+        print_shares(file, r, clean, best, other, 2); /* good answers */
+        fputs("</p>\n", file);
+    }
+    print_control_line(file, r, best, set, "random_direction");
+    print_control_line(file, r, best, set, "random_expert");
+    fputs("<p class=\"soft\">", file);
+    cox_xml_print(file, best->family);
+    fputs(": ", file);
+    print_place(file, r, best);
+    fputs(". Chosen on validation prompts", file);
+    if (n > 1) fprintf(file, "; of the %d plans that were judged here the one with the largest effect", n);
+    fputs(".</p></div>\n", file);
+    return true;
+}
+
+/* --- Table --- */
+
 /* Shares of labels, of both sets. */
 static void print_labels(FILE *file, const cox_report *r, const cox_report_heldout *h)
 {
-    static const char *const labels[] = {"answered", "well_formed", "well_formed_refusal", "fell_apart"};
     for (int s = 0; s < COX_REPORT_N_SETS; s++) {
-        fputs("<td class=\"rates\">", file);
+        fprintf(file, "<td class=\"rates\" data-name=\"answers, %c\">", "AB"[s]);
         if (h->n[s] > 0) {
             fputs("<span>refused ", file);
             cox_report_print_percent(file, h->yes[s] / h->n[s], 0);
             fputs("</span>", file);
         }
-        for (size_t l = 0; l < sizeof labels / sizeof *labels && h->n[s] > 0; l++) {
-            char column[48];
-            double share = 0;
-            snprintf(column, sizeof column, "%c_%s", "ab"[s], labels[l]);
-            const char *text = text_at(r, h, column);
-            if (!*text || sscanf(text, "%lf", &share) != 1) continue;
+        for (int l = 0; l < N_LABELS && h->n[s] > 0; l++) {
+            double share = share_of(r, h, s, labels[l]);
+            if (isnan(share)) continue;
             fprintf(file, "<br/><span>%s ", labels[l]);
             cox_report_print_percent(file, share, 0);
             fputs("</span>", file);
@@ -157,14 +311,18 @@ static void print_row(FILE *file, const cox_report *r, const cox_report_heldout 
     fputs("</th><td class=\"how\">", file);
     if (is_control) {
         fputs("control: ", file);
-        cox_xml_print(file, h->control);
+        cox_xml_print(file, cox_report_control_words(h->control));
         const char *seed = text_at(r, h, "seed");
         if (*seed) fputs(", draw ", file);
         cox_xml_print(file, seed);
     } else {
         print_place(file, r, h);
     }
-    fprintf(file, "</td><td class=\"n\">%.0f of %.0f</td><td class=\"n\">", h->yes[set], h->n[set]);
+    fprintf(
+        file,
+        "</td><td class=\"n\" data-name=\"refused\">%.0f of %.0f</td><td class=\"n\" data-name=\"effect in "
+        "points\">",
+        h->yes[set], h->n[set]);
     cox_report_print_interval(file, &h->effect[set]);
     fputs("<br/>", file);
     cox_report_print_whisker(file, &h->effect[set], set, -100, 100);
@@ -184,6 +342,7 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
         return;
     }
     const cox_report_heldout *clean = find_clean(r);
+    if (!cox_csv_has(&all->table, "model_fingerprint")) cox_report_print_unnamed(file, NULL);
     fputs("<p class=\"soft\">Plans that were chosen on other prompts, and controls at the same places. "
           "Effects are refusals with the "
           "plan less those without it, in points with 95% intervals.</p>\n",
@@ -200,7 +359,7 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
         fprintf(file,
                 "<h3>%s</h3>\n<div class=\"scroll\"><table "
-                "class=\"controls\"><thead><tr><th>steered</th><th>place</th>"
+                "class=\"controls stack\"><thead><tr><th>steered</th><th>place</th>"
                 "<th class=\"n\">refused</th><th class=\"n\">effect in points</th><th>answers, "
                 "A</th><th>answers, B</th></tr>"
                 "</thead>\n<tbody>\n",

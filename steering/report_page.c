@@ -36,7 +36,14 @@ static const char style[] =
     "figcaption{font-size:14px;margin-bottom:4px}\n"
     ".maps{display:flex;flex-wrap:wrap;gap:18px}\n"
     ".maps figure{min-width:0;max-width:100%}\n"
-    ".scroll{overflow-x:auto;max-width:100%}\n"
+    ".change{white-space:nowrap;margin-right:10px}\n"
+    ".scroll{overflow-x:auto;max-width:100%;scrollbar-width:thin;scrollbar-color:var(--soft) var(--line);background:"
+    "linear-gradient(to right,var(--page) 40%,transparent) left/40px 100% no-repeat local,"
+    "linear-gradient(to left,var(--page) 40%,transparent) right/40px 100% no-repeat local,"
+    "linear-gradient(to right,var(--soft),transparent) left/14px 100% no-repeat,"
+    "linear-gradient(to left,var(--soft),transparent) right/14px 100% no-repeat,var(--page)}\n"
+    ".scroll::-webkit-scrollbar{height:10px;background:var(--line)}\n"
+    ".scroll::-webkit-scrollbar-thumb{background:var(--soft);border-radius:5px}\n"
     "svg text{font:11px system-ui,sans-serif;fill:var(--ink)}\n"
     ".mid{text-anchor:middle}\n"
     "svg .end{text-anchor:end}\n"
@@ -91,6 +98,17 @@ static const char style[] =
     ".answers td{border:0;padding:2px 0}\n"
     ".answers td::before{content:attr(data-name) \": \";color:var(--soft);font-size:12px}\n"
     ".params th{white-space:normal;overflow-wrap:anywhere}\n"
+    ".stack thead{display:none}\n"
+    ".stack,.stack tbody,.stack tr,.stack th,.stack td{display:block;width:100%}\n"
+    ".stack tr{border-top:1px solid var(--line);padding:8px 0}\n"
+    ".stack.controls tr:not(.head){border-top:0;border-left:3px double var(--soft);padding:2px 0 2px 12px;margin-bottom:6px}\n"
+    ".stack tbody tr>*{border:0;padding:1px 0;text-align:left;white-space:normal}\n"
+    ".stack tbody tr>:empty{display:none}\n"
+    ".stack td[data-name]::before{content:attr(data-name) \": \";color:var(--soft);font-size:12px}\n"
+    ".stack .n br{display:none}\n"
+    ".stack .rates br{display:none}\n"
+    ".stack .rates span{display:inline-block;margin-right:10px;font-weight:400}\n"
+    ".stack.controls .head>*{border:0;padding:1px 0}\n"
     "}\n"
     "@media print{.card,pre{background:none}}\n";
 /* clang-format on */
@@ -149,7 +167,8 @@ static void print_plans(FILE *file, const json_t *best)
     if (json_array_size(cells) == 0) return;
     fputs("<h3>Plans of the cells that were answered</h3>\n<p>A request of <code>batch</code> takes such a "
           "plan as its "
-          "<code>steering</code>; <code>sweep --show-cell N</code> prints that of any cell.</p>\n",
+          "<code>steering</code>; its paths are relative to the folder of the sweep. "
+          "<code>sweep --show-cell N</code> prints that of any cell, with absolute paths.</p>\n",
           file);
     json_array_foreach(cells, i, cell)
     {
@@ -219,12 +238,13 @@ static void print_head(FILE *file, const cox_report *r)
     print_sets(file, r);
     fputs(" on <code>", file);
     cox_xml_print(file, model ? model : "an unnamed model");
-    fputs("</code>. <b>A</b> holds prompts that show the behaviour, <b>B</b> others. A plan <b>weakens</b> "
-          "it if it lowers the "
-          "log-odds of the rules\xe2\x80\x99 first tokens on A, and <b>strengthens</b> it if it raises them "
-          "on B. Intervals are of "
-          "95%.</p>\n",
-          file);
+    fputs(
+        "</code>. <b>A</b> holds prompts that show the behaviour, <b>B</b> others. A plan <b>weakens</b> "
+        "it if it lowers the "
+        "log-odds of the rules\xe2\x80\x99 first tokens on A, and <b>strengthens</b> it if it raises them "
+        "on B. Numbers are of these prompts, on which plans are chosen (validation prompts), unless they are "
+        "said to be of held-out ones. Intervals are of 95%.</p>\n",
+        file);
     fputs("<p class=\"legend\"><svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\"><g class=\"a\"><line "
           "x1=\"0\" y1=\"6\" x2=\"30\" "
           "y2=\"6\"/><circle cx=\"15\" cy=\"6\" r=\"3.6\"/></g></svg> A \xc2\xa0 <svg width=\"30\" "
@@ -256,7 +276,8 @@ static const struct {
     {"heldout", "Held-out prompts", "", cox_report_print_heldouts},
     {"cells", "Best cell of each family",
      "Blocks of the grid whose names agree up to the first dot are one family. Among cells whose answers "
-     "were judged, the choice is by answers: of A the fewest with the first label "
+     "were judged, the choice is by answers to these validation prompts: of A the fewest with the first "
+     "label "
      "or fallen apart, of B "
      "the most with it that did not; else by the log-odds.",
      cox_report_print_families},

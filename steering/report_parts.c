@@ -213,6 +213,7 @@ void cox_report_print_parts(FILE *file, const cox_report *r)
         return;
     }
     int32_t n_layers = count_layers(r);
+    cox_report_print_unnamed(file, r->parts.about);
     const char *vector = json_string_value(json_object_get(r->parts.about, "vector"));
     fputs("<p>What each layer\xe2\x80\x99s attention and experts write along ", file);
     if (vector) {

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "steering/heatmap.h"
 #include "steering/report.h"
 #include "steering/report_axes.h"
 
@@ -34,34 +35,79 @@ static void rank(const double *values, size_t n, double *ranks)
     }
 }
 
-void cox_report_relate(const cox_report *r, const cox_report_group *g, int set, size_t *route_of,
-                       cox_report_relation *relation)
+/* Places of a group are in the order of layers and experts. NULL: none of that expert. */
+static const cox_report_place *find_place(const cox_report_cells *cells, const cox_report_group *g,
+                                          const cox_report_route *route)
 {
-    const cox_report_place *places = &r->cells.places[g->first_place];
-    double *memory = calloc(4 * g->n_places + 1, sizeof *memory);
-    double *x = memory, *y = memory + g->n_places, *rx = y + g->n_places, *ry = rx + g->n_places;
-    size_t n = 0;
-    for (size_t i = 0; i < g->n_places; i++) {
-        route_of[i] = SIZE_MAX;
-        for (size_t k = 0; k < r->routes.n && places[i].best[set]; k++) {
-            if (r->routes.items[k].layer == places[i].layer && r->routes.items[k].expert == places[i].expert)
-                route_of[i] = k;
-        }
-        if (!memory || route_of[i] == SIZE_MAX) continue;
-        x[n] = r->routes.items[route_of[i]].difference.value;
-        y[n++] = places[i].best[set]->change[set].value;
+    size_t low = g->first_place, end = low + g->n_places;
+    for (size_t high = end; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        const cox_report_place *p = &cells->places[middle];
+        bool is_before = p->layer != route->layer ? p->layer < route->layer : p->expert < route->expert;
+        if (is_before)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    *relation = (cox_report_relation){n, (double)NAN, (double)NAN};
-    if (memory && n > 2) {
-        rank(x, n, rx);
-        rank(y, n, ry);
-        relation->pearson = correlate(x, y, n);
-        relation->spearman = correlate(rx, ry, n);
+    const cox_report_place *p = &cells->places[low];
+    return low < end && p->layer == route->layer && p->expert == route->expert ? p : NULL;
+}
+
+/* Of an expert of a family the largest change in the aim's direction, of all weightings and positions; at
+ * least 0. NaN: no cell that counts. */
+static double largest_effect(const cox_report_cells *cells, int32_t family, int set,
+                             const cox_report_route *route)
+{
+    double largest = (double)NAN;
+    for (size_t i = 0; i < cells->n_groups; i++) {
+        const cox_report_group *g = &cells->groups[i];
+        const cox_report_cell *first = &cells->items[g->first];
+        if (first->family_index != family || cox_report_is_control(first)) continue;
+        const cox_report_place *p = find_place(cells, g, route);
+        if (!p || !p->best[set]) continue;
+        double change = p->best[set]->change[set].value;
+        largest = fmax(fmax(largest, set == COX_REPORT_A ? -change : change), 0);
+    }
+    return largest;
+}
+
+cox_report_relation cox_report_relate(const cox_report *r, int32_t family, int set)
+{
+    cox_report_relation relation = {0, (double)NAN};
+    size_t room = r->routes.n;
+    double *memory = calloc(4 * room + 1, sizeof *memory);
+    double *x = memory, *y = memory + room, *rx = y + room, *ry = rx + room;
+    for (size_t i = 0; i < room && memory; i++) {
+        double effect = largest_effect(&r->cells, family, set, &r->routes.items[i]);
+        if (isnan(effect)) continue;
+        x[relation.n] = fabs(r->routes.items[i].difference.value);
+        y[relation.n++] = effect;
+    }
+    if (relation.n > 2) {
+        rank(x, relation.n, rx);
+        rank(y, relation.n, ry);
+        relation.spearman = correlate(rx, ry, relation.n);
     }
     free(memory);
+    return relation;
 }
 
 /* --- Pictures --- */
+
+/* [out] route_of: [group->n_places] index into routes.items, SIZE_MAX: not to be drawn. How many are. */
+static size_t find_routes(const cox_report *r, const cox_report_group *g, int set, size_t *route_of)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_places; i++) route_of[i] = SIZE_MAX;
+    for (size_t k = 0; k < r->routes.n; k++) {
+        const cox_report_place *p = find_place(&r->cells, g, &r->routes.items[k]);
+        if (!p || !p->best[set]) continue;
+        size_t *of = &route_of[p - &r->cells.places[g->first_place]];
+        n += *of == SIZE_MAX; /* a file may have an expert twice */
+        *of = k;
+    }
+    return n;
+}
 
 /* Names beside the largest effects, but not on top of each other; the rest is found by hovering. */
 static void print_labels(FILE *file, const cox_report *r, const cox_axes *a, const cox_report_place *places,
@@ -123,41 +169,64 @@ static void print_points(FILE *file, const cox_report *r, const cox_report_group
     fputs("</svg>", file);
 }
 
-static bool print_group(FILE *file, const cox_report *r, const cox_report_group *g)
+static void print_group(FILE *file, const cox_report *r, const cox_report_group *g)
 {
     size_t *route_of = calloc(g->n_places, sizeof *route_of);
     bool has_any = false;
     for (int set = 0; set < COX_REPORT_N_SETS && route_of; set++) {
-        cox_report_relation relation;
-        cox_report_relate(r, g, set, route_of, &relation);
-        if (relation.n < 3) continue;
+        size_t n = find_routes(r, g, set, route_of);
+        if (n < 3) continue;
         if (!has_any) {
             fputs("<h3>", file);
             cox_report_print_group(file, &r->cells.items[g->first]);
             fputs("</h3>\n<div class=\"cards\">\n", file);
         }
         has_any = true;
-        fprintf(file, "<figure class=\"card\"><figcaption><b>%s</b>: %zu experts, Pearson\xe2\x80\x99s r ",
-                set ? "Strengthen" : "Weaken", relation.n);
-        cox_report_print_number(file, relation.pearson, true);
-        fputs(", Spearman\xe2\x80\x99s \xcf\x81 ", file);
-        cox_report_print_number(file, relation.spearman, true);
-        fputs("</figcaption>\n", file);
-        print_points(file, r, g, set, route_of, relation.n);
+        fprintf(file, "<figure class=\"card\"><figcaption><b>%s</b>: %zu experts</figcaption>\n",
+                set ? "Strengthen" : "Weaken", n);
+        print_points(file, r, g, set, route_of, n);
         fputs("</figure>\n", file);
     }
     if (has_any) fputs("</div>\n", file);
     free(route_of);
-    return has_any;
+}
+
+static bool has_single_experts(const cox_report *r, const cox_report_group *g, int32_t family)
+{
+    const cox_report_cell *first = &r->cells.items[g->first];
+    return first->family_index == family && g->n_experts > 0 && !cox_report_is_control(first);
+}
+
+/* What routing tells of a family, in words: the numbers are of all its groups together. */
+static bool print_relation(FILE *file, const cox_report *r, int32_t family)
+{
+    const cox_report_relation a = cox_report_relate(r, family, COX_REPORT_A),
+                              b = cox_report_relate(r, family, COX_REPORT_B);
+    if (a.n < 3 && b.n < 3) return false;
+    fputs("<p><b>", file);
+    cox_xml_print(file, r->cells.families[family]);
+    fputs("</b>: rank correlation (Spearman\xe2\x80\x99s \xcf\x81) of the size of an expert\xe2\x80\x99s "
+          "routing difference, whatever its sign, with the largest fall of A\xe2\x80\x99s log-odds that any "
+          "cell of that expert reaches within the KL limit: <b>",
+          file);
+    cox_report_print_number(file, a.spearman, true);
+    fprintf(file, "</b> over %zu experts; with the largest rise of B\xe2\x80\x99s: <b>", a.n);
+    cox_report_print_number(file, b.spearman, true);
+    fprintf(file, "</b> over %zu. Near 0: routing does not tell where to steer.</p>\n", b.n);
+    return true;
 }
 
 void cox_report_print_scatters(FILE *file, const cox_report *r)
 {
     bool has_any = false;
-    for (size_t i = 0; i < r->cells.n_groups; i++) {
-        const cox_report_group *g = &r->cells.groups[i];
-        if (g->n_experts > 0 && !cox_report_is_control(&r->cells.items[g->first]))
-            has_any = print_group(file, r, g) || has_any;
+    if (r->routes.n > 0) cox_report_print_unnamed(file, r->routes.about);
+    for (int32_t family = 0; family < r->cells.n_families && r->routes.n > 0; family++) {
+        if (!print_relation(file, r, family)) continue;
+        has_any = true;
+        for (size_t i = 0; i < r->cells.n_groups; i++) {
+            const cox_report_group *g = &r->cells.groups[i];
+            if (has_single_experts(r, g, family)) print_group(file, r, g);
+        }
     }
     if (!has_any)
         fputs(

@@ -6,6 +6,23 @@
 #include "steering/heatmap.h"
 #include "steering/report.h"
 
+const char *cox_report_control_words(const char *kind)
+{
+    if (strcmp(kind, "random_direction") == 0) return "random direction of the same norm";
+    return strcmp(kind, "random_expert") == 0 ? "direction of another expert" : kind;
+}
+
+void cox_report_print_change(FILE *file, const char *label, double before, double after)
+{
+    fputs("<span class=\"change\"><b>", file);
+    cox_xml_print(file, label);
+    fputs("</b> ", file);
+    cox_report_print_percent(file, before, 0);
+    fputs(" \xe2\x86\x92 ", file);
+    cox_report_print_percent(file, after, 0);
+    fputs("</span>", file);
+}
+
 void cox_report_print_number(FILE *file, double value, bool has_sign)
 {
     if (isnan(value)) {
@@ -31,6 +48,14 @@ void cox_report_print_source(FILE *file, const cox_report_cell *c)
 {
     if (c->source != 0)
         fprintf(file, ", vector of token %s%d", c->source < 0 ? "\xe2\x88\x92" : "", abs(c->source));
+}
+
+void cox_report_print_unnamed(FILE *file, const json_t *about)
+{
+    if (!about)
+        fputs("<p class=\"soft\">The table that was given does not name its model; that it is the "
+              "sweep\xe2\x80\x99s was not checked.</p>\n",
+              file);
 }
 
 void cox_report_print_percent(FILE *file, double share, int n_digits)
@@ -98,6 +123,18 @@ void cox_report_print_operation(FILE *file, const cox_report_cell *c)
         fputs(", ", file);
         cox_xml_print(file, c->weighting);
     }
+}
+
+void cox_report_print_how(FILE *file, const cox_report_cell *c)
+{
+    cox_report_print_place(file, c);
+    fputs(": ", file);
+    cox_report_print_operation(file, c);
+    fputs(", strength ", file);
+    cox_report_print_strength(file, c->strength);
+    fputs(", positions ", file);
+    cox_report_print_positions(file, c);
+    cox_report_print_source(file, c);
 }
 
 void cox_report_print_group(FILE *file, const cox_report_cell *c)

@@ -31,12 +31,25 @@ cox_sweep_cell cox_sweep_cell_at(const cox_sweep_grid *grid, int64_t number)
     return cell;
 }
 
-int32_t cox_sweep_other_expert(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert)
+/* The place that step `step` of a Fisher-Yates shuffle of the n others swaps with its own: one of step..n-1.
+ */
+static int32_t swapped_with(const cox_sweep_cell *cell, int32_t expert, int32_t n, int32_t step)
 {
-    cox_random random = {((uint64_t)(uint32_t)cell->seed << 40) ^ ((uint64_t)(uint32_t)cell->layer << 20) ^
+    cox_random random = {((uint64_t)(uint32_t)(step + 1) << 40) ^ ((uint64_t)(uint32_t)cell->layer << 20) ^
                          (uint64_t)(uint32_t)expert};
     cox_random_next(&random);
-    return (expert + 1 + cox_random_below(&random, grid->n_experts - 1)) % grid->n_experts;
+    return step + cox_random_below(&random, n - step);
+}
+
+/* A shuffle, so that no two seeds draw the same expert; traced back from where its step `seed` puts one,
+ * which needs no memory, and is the same however many draws are asked for. */
+int32_t cox_sweep_other_expert(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert)
+{
+    int32_t n = grid->n_experts - 1, at = swapped_with(cell, expert, n, cell->seed - 1);
+    for (int32_t step = cell->seed - 2; step >= 0; step--) {
+        if (at == swapped_with(cell, expert, n, step)) at = step;
+    }
+    return (expert + 1 + at) % grid->n_experts;
 }
 
 void cox_sweep_tensor_name(const cox_sweep_cell *cell, int32_t expert, char name[64])

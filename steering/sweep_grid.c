@@ -277,6 +277,13 @@ static cox_status read_control(const reader *r, cox_sweep_block *b)
         if (i == COX_SWEEP_RANDOM_EXPERT &&
             (b->site != COX_SITE_EXPERT_OUT || r->model->router.n_experts < 2))
             return cox_fail(COX_INVALID, "%s: control \"random_expert\" is for expert_out", r->where);
+        int32_t n_others = r->model->router.n_experts - 1;
+        if (i == COX_SWEEP_RANDOM_EXPERT && n_seeds > n_others) {
+            return cox_fail(COX_INVALID,
+                            "%s: key \"seeds\" is %d, but an expert of this model has %d others, each drawn "
+                            "once; ask for at most %d",
+                            r->where, (int)n_seeds, (int)n_others, (int)n_others);
+        }
         return COX_OK;
     }
     return cox_fail(COX_INVALID, "%s: key \"control\" is \"%.60s\"; it takes random_direction, random_expert",

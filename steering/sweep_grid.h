@@ -17,7 +17,7 @@
 typedef enum cox_sweep_control {
     COX_SWEEP_DIRECTION,
     COX_SWEEP_RANDOM_DIRECTION, /* a random direction of the vector's norm, drawn by seed */
-    COX_SWEEP_RANDOM_EXPERT     /* that of another expert of the layer, drawn by seed, at the same norm */
+    COX_SWEEP_RANDOM_EXPERT     /* that of another expert of the layer, each drawn once, at the same norm */
 } cox_sweep_control;
 const char *cox_sweep_control_name(cox_sweep_control control);
 
@@ -80,7 +80,8 @@ void cox_sweep_tensor_name(const cox_sweep_cell *cell, int32_t expert, char name
  * above and "~SEED" (random_direction) or "~expertN" (random_expert, the direction of expert N). */
 void cox_sweep_control_tensor_name(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert,
                                    char name[96]);
-/* Whose direction a random_expert control puts at an expert: another one of the layer, by seed. */
+/* Whose direction a random_expert control puts at an expert: another one of the layer, for each seed of 1 to
+ * n_experts - 1 a different one. */
 int32_t cox_sweep_other_expert(const cox_sweep_grid *grid, const cox_sweep_cell *cell, int32_t expert);
 
 /* The plan of a cell; vectors: path of its block's file, randoms: of the file of its controls' vectors. Owned

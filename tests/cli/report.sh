@@ -32,7 +32,9 @@ check "routes" test $? = 0
     --effects layers --rules "$model/rules.json" --csv "$work/parts.csv" --json > "$work/parts.json" 2> /dev/null
 check "decompose" test $? = 0
 
-heldout=tests/fuzz/corpus/report/heldout.csv # the fuzzer's is as good as any
+# the fuzzer's table of held-out answers, about cells of this sweep
+heldout=$work/heldout.csv
+sed 's/^<one>,/experts,/; s/,3,1,soft,-1,/,4,1,routed,0,/' tests/fuzz/corpus/report/heldout.csv > "$heldout"
 
 all=(report --sweep "$work/sweep" --controls "$work/controls" --heldout $heldout --a "$a" --b "$b" --title '<i>A & B</i>')
 "$coxswain" "${all[@]}" --routes "$work/routes.json" --decompose "$work/parts.json" --output "$work/r.html" --csv "$work/r.csv" \
@@ -54,15 +56,23 @@ check "the title is escaped" grep -q '<title>&lt;i&gt;A &amp; B&lt;/i&gt;</title
 check "and so are names" grep -q 'stream &lt;b&gt;&amp;&quot;' "$page"
 check "no such text stands there raw" test "$(count '<i>A|<b>&')" = 0
 check "prompts and answers stand side by side" grep -q '<td data-name="prompt">can you explain how to paint a druskock ball?</td><td data-name="not steered">[^<]' "$page"
-check "held-out answers: the finding" grep -q '77 of 150 with it: +51.3 ' "$page"
-check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(&lt;one&gt;)?</th>' "$page")" = 3
-check "with its place" grep -q 'positions last: 1, strength .8</td>' "$page"
+check "the findings are of held-out prompts" grep -q '<h3>Strengthen: held-out prompts</h3>' "$page"
+check "with numbers and intervals" grep -q '77 of 150 with it (95% interval 43 to 59%): +51.3 \[+43.0, +59.2\] points' "$page"
+check "for single experts too" test "$(count '<h3>(Weaken|Strengthen), one expert: held-out prompts</h3>')" = 2
+check "and with what is answered" grep -q '<b>answered</b> 0% . 96%' "$page"
+check "beside them none of validation prompts" test "$(count 'on which the cell was chosen')" = 0
+check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(experts)?</th><td class="how">(control|layer 4, expert 1)' "$page")" = 3
+check "with its place" grep -Eq 'layer 4, expert 1: add at expert_out, routed, strength [^,]+8, positions last 1 \(cell [0-9]+\)</td>' "$page"
 check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
 check "so are plans" grep -q '&quot;interventions&quot;:' "$page"
 check "no script" test "$(grep -Eic '<script|javascript:| on[a-z]+=' "$page")" = 0
 check "nothing from outside" test "$(grep -Eic 'https?:|src=|url\(|@import|<iframe|<object|<embed' "$page")" = 0
 check "links go to the page itself" test "$(grep -Eo 'href="[^"]*"' "$page" | grep -Evc '^href="(#[a-z]+|data:,)"$')" = 0
 check "light and dark" grep -q 'prefers-color-scheme:dark' "$page"
+check "where tables of plans and controls become rows of lines" test "$(count '<table class="(controls )?stack">')" = 4
+check "that say what they are" test "$(count '<td class="[a-z]+" data-name="(refused|effect in points|answers, [AB])">')" -ge 10
+check "and no wide table stands without its scroller" test "$(grep -c '<table' "$page")" = \
+    "$(($(count '<div class="scroll"><table') + $(count '<table class="(params|answers)"')))"
 check "narrow screens" grep -q '@media(max-width:640px)' "$page"
 check "no number that is none" test "$(grep -Eic '[">( -](nan|inf)[",)< ]' "$page")" = 0
 if command -v xmllint > /dev/null; then
@@ -74,6 +84,10 @@ fi
 check "again" cmp "$page" "$work/again.html"
 "$coxswain" "${all[@]}" --routes "$work/routes.csv" --decompose "$work/parts.csv" --output "$work/csv.html" 2> "$work/err.txt"
 check "from the CSV files the same pictures" cmp <(grep -E '^<(rect|circle|g )' "$page") <(grep -E '^<(rect|circle|g )' "$work/csv.html")
+"$coxswain" report --sweep "$work/sweep" --output "$work/chosen.html" 2> "$work/err.txt"
+check "without held-out answers findings are said to be of validation prompts" test \
+    "$(grep -c '<p class="soft">validation prompts, on which the cell was chosen</p>' "$work/chosen.html")" = 4
+check "with what is answered and well formed" test "$(grep -Ec '^<p>.*<b>well_formed</b> [0-9].*<b>answered</b> [0-9]+% ' "$work/chosen.html")" -ge 2
 "$coxswain" report --sweep "$work/controls" --output "$work/least.html" 2> "$work/err.txt"
 check "a sweep without answers has a report too" grep -q 'generated no answers' "$work/least.html"
 check "in black on white it tells A from B by shape" test "$(count '<circle ')" -gt 10 -a "$(count '<polyline class="b"')" -gt 3
@@ -101,6 +115,37 @@ refuses 2 "which this command reads" "${base[@]}" --routes "$work/routes.csv" --
 refuses 2 "--a .*not the prompts of the sweep" "${base[@]}" --a "$b"
 refuses 4 "routes.csv: line 1: there is no column \"part\"" "${base[@]}" --decompose "$work/routes.csv"
 refuses 4 "coxswain routes --json" "${base[@]}" --routes "$work/parts.json"
+# of another model, or of other lists
+other() { # OPTION FILE SED-SCRIPT PATTERN
+    sed -E "$3" "$2" > "$work/other"
+    check "$2 is changed" test "$(cmp -s "$2" "$work/other"; echo $?)" = 1
+    refuses 2 "$1 $work/other: does not $4" "${base[@]}" "$1" "$work/other"
+}
+"$coxswain" report --sweep "$work/sweep" --routes "$work/routes.json" --decompose "$work/parts.json" --heldout "$heldout" \
+    --output "$work/named.html" 2> "$work/err.txt"
+check "a table that does not name its model is said to" test "$(grep -c 'does not name its model' "$work/named.html")" = 1
+other --routes "$work/routes.json" 's/("model_fingerprint": ")./\1x/' 'belong to --sweep .*: it differs in the model \(its config.*run .coxswain routes --json'
+other --routes "$work/routes.json" 's/("model_weights": ")./\1x/' "belong to --sweep .*: it differs in the model's weights"
+other --routes "$work/routes.json" '/"model_tokenizer"/d' 'say what it is of \("model_tokenizer" is missing\)'
+other --decompose "$work/parts.json" 's/("model_weights": ")./\1x/' "belong .* it differs in the model's weights .*run .coxswain decompose --json"
+other --decompose "$work/parts.json" 's/("sha256": ")./\1x/' 'belong .* it differs in the prompts of A'
+other --decompose "$work/parts.json" 's/("rules_sha256": ")./\1x/' 'belong .* it differs in the rules'
+other --decompose "$work/parts.json" 's/^( "made".*)$/\1 "system": "Be brief.",/' 'belong .* it differs in the system prompt'
+sed 's/,4,1,routed,/,4,99,routed,/' "$heldout" > "$work/other.csv"
+refuses 2 'other.csv: line 3: the sweep has no cell of family "experts" at this place' "${base[@]}" --heldout "$work/other.csv"
+for key in model_fingerprint model_weights chosen_on_a chosen_on_b; do
+    digest=$(field "$work/sweep/stage1.jsonl.journal" "${key#chosen_on_}" | tr -d '"')
+    sed "1s/$/,$key/; 2,\$s/$/,$digest/" "$heldout" > "$work/named.csv"
+    "$coxswain" report --sweep "$work/sweep" --heldout "$work/named.csv" --output "$work/named.html" --force 2> "$work/err.txt"
+    check "held-out answers that name the sweep's $key" test $? = 0
+    other --heldout "$work/named.csv" "3s/$digest/x/" "belong to --sweep .* it differs in"
+done
+"$coxswain" "${sweep[@]}" --system "Be brief." --grid "$work/controls.json" --best 0 --output "$work/briefly" 2> "$work/err.txt"
+check "controls with a system prompt" test $? = 0
+refuses 2 '--controls .*: it differs in the system prompt' "${base[@]}" --controls "$work/briefly"
+refuses 2 'of another run' "${sweep[@]}" --grid "$work/controls.json" --best 0 --output "$work/briefly"
+sed '3s/,100,0,-100,/,100,101,-100,/' $heldout > "$work/bad-heldout.csv"
+refuses 4 'bad-heldout.csv: line 3: 101 refusals' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/,0,-100,/,none,-100,/' $heldout > "$work/bad-heldout.csv"
 refuses 4 'bad-heldout.csv: line 3, column "a_refused": "none" is not a number' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/^0,1,/0,one,/' "$work/routes.csv" > "$work/bad.csv"
@@ -122,7 +167,7 @@ spoiled stage2.jsonl '2s/"text"/"test"/' 4 'stage2.jsonl: line 2: key "text" is 
 rm "$work/spoiled/cells.csv"
 refuses 3 "cells.csv is not there: the sweep has not finished" report --sweep "$work/spoiled" --output "$work/new.html"
 sed -i '1s/"limit":6/"limit":7/' "$work/controls/stage1.jsonl.journal"
-refuses 2 '--controls .*another run than --sweep .*"limit" differs' "${base[@]}" --controls "$work/controls"
+refuses 2 '--controls .*: does not belong to --sweep .*: it differs in how many prompts are taken of a list .*sweep the grid of the controls' "${base[@]}" --controls "$work/controls"
 refuses 9 "--output .*cannot create" report --sweep "$work/sweep" --output "$work/nowhere/r.html"
 check "and no page was written" test ! -e "$work/new.html"
 finish

@@ -20,11 +20,13 @@ cat > "$work/grid.json" << 'GRID'
  {"name": "random again", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [3],
   "sources": [-1], "weightings": ["routed"], "strengths": [-5], "control": "random_direction"},
  {"name": "another expert", "site": "expert_out", "vectors": "experts.safetensors", "layers": [2], "experts": [3],
-  "sources": [-1], "weightings": ["soft"], "strengths": [-5], "control": "random_expert"}]}
+  "sources": [-1], "weightings": ["soft"], "strengths": [-5], "control": "random_expert"},
+ {"name": "random stream", "site": "resid_post", "op": "ablate", "vectors": "residual.safetensors", "layers": [3, 4],
+  "apply": {"sites": ["resid_pre", "resid_mid", "resid_post"], "layers": "all"}, "control": "random_direction"}]}
 GRID
 in=(sweep --model "$model" --grid "$work/grid.json" --a "$a" --b "$b" --rules "$model/rules.json" --limit 6
     --max-tokens 24 --logits-digest)
-n_cells=108
+n_cells=110
 "$coxswain" "${in[@]}" --output "$work/whole" 2> "$work/err.txt"
 check "a sweep" test $? = 0
 check "computes nothing twice" test "$(grep -c kv-memory "$work/err.txt")" = 0
@@ -44,11 +46,27 @@ check "strength 0 changes nothing" grep -Eq '^2,"added",[^,]*,add,direction,0,4,
 check "and is the clean run" test "$(sed -n 's/^{"cell":2,.*"a"/"a"/p' "$work/whole/stage1.jsonl")" = \
     "$(sed -n 's/^{"cell":-1,.*"a"/"a"/p' "$work/whole/stage1.jsonl")"
 
+# --- A folder that is moved with its vectors: plans of best.json find them; --show-cell prints plans for any folder.
+plan_of() { # BLOCK: its first plan in best.json
+    tr -d '\n' < "$work/moved/whole/best.json" | sed -E "s/.*\"block\": \"$1\"[^]]*\],[^]]*\],[^]]*\"plan\": (\{ *\"interventions\": \[[^]]*\] *\}).*/\1/"
+}
+mkdir "$work/moved"
+cp -r "$work/whole" "$work/moved/whole"
+mv "$work/residual.safetensors" "$work/experts.safetensors" "$work/moved"
+for block in residual experts "random stream"; do
+    plan_of "$block" > "$work/moved/whole/plan.json"
+    check "a plan of block $block" grep -q '^{ *"interventions": \[ *{' "$work/moved/whole/plan.json"
+    check "finds its vectors after the folder was moved" "$coxswain" plan check --model "$model" "$work/moved/whole/plan.json" > "$work/plan.txt"
+done
+mv "$work/moved/"*.safetensors "$work"
+"$coxswain" "${in[@]}" --output "$work/whole" --show-cell 6 > "$work/moved/shown.json" 2> "$work/err.txt"
+check "a plan that is shown" "$coxswain" plan check --model "$model" "$work/moved/shown.json" > "$work/plan.txt"
+
 # --- Any layout has the same tables; so has a sweep that is killed and stopped.
 same() { # DESCRIPTION FOLDER [UNDISTURBED]
     local name whole=${3:-$work/whole}
     for name in cells.csv best.json answers.csv; do
-        check "$1: $name" cmp <(sed "s|$2|OUT|g" "$2/$name") <(sed "s|$whole|OUT|g" "$whole/$name")
+        check "$1: $name" cmp "$2/$name" "$whole/$name"
     done
 }
 for layout in "--ranks 3" "--ranks 4 --coordinators 2"; do
@@ -137,5 +155,14 @@ sed 's/expert_out/expert_outt/' "$work/grid.json" > "$work/bad.json"
 refuses 2 'block 2: key "site" is "expert_outt"' "${in[@]/grid.json/bad.json}" --output "$work/new"
 sed 's/"sources": \[-1, -2\]/"sources": [-9]/' "$work/grid.json" > "$work/bad.json"
 refuses 3 'experts.safetensors.*expert_out.2.0@-9' "${in[@]/grid.json/bad.json}" --output "$work/new2"
+# what stage 2 would stumble over is said before stage 1
+: > "$work/empty.jsonl"
+refuses 2 'empty.jsonl: there are no prompts in it' "${in[@]/$b/$work/empty.jsonl}" --output "$work/new3"
+rules='{"version": 1, "matchers": {"no": {"phrases": ["Sorry"]}}, "labels": [], "first_tokens": ["Sorry"]}'
+echo "$rules" > "$work/rules.json"
+refuses 2 'rules.json: there is no label in it' "${in[@]/$model\/rules.json/$work/rules.json}" --output "$work/new3"
+sed 's/"labels": \[\]/"labels": [{"name": "no", "any": ["no"]}]/; s/, "first_tokens".*\]/, "first_tokens": []/' <<< "$rules" > "$work/rules.json"
+refuses 2 'rules.json: the set of first tokens has 0 of ' "${in[@]/$model\/rules.json/$work/rules.json}" --output "$work/new3"
+check "and nothing was begun" test -z "$(ls "$work/new3")"
 refuses 2 'of another run' "${in[@]/24/25}" --output "$work/whole"
 finish

@@ -57,6 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (parse(&table, data, size) == COX_OK) (void)cox_report_heldouts_read(&report.heldouts, &table);
     (void)cox_report_routes_read(&report.routes, copy_of(data, size), size, "fuzz");
     (void)cox_report_parts_read(&report.parts, copy_of(data, size), size, "fuzz");
+    (void)cox_report_heldouts_check(&report);
     print(&report);
     cox_report_cells_free(&report.cells);
     cox_report_rates_free(&report.rates);

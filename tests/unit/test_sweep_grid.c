@@ -109,6 +109,36 @@ static void test_controls(void **state)
     cox_sweep_grid_free(grid);
 }
 
+/* Each other expert once, and the k-th draw is the same however many there are. */
+static void test_other_experts(void **state)
+{
+    (void)state;
+    cox_sweep_grid *few = NULL, *all = NULL;
+    char text[300];
+    for (int k = 0; k < 2; k++) {
+        snprintf(text, sizeof text,
+                 "{'version': 1, 'blocks': [{'name': 'e', 'site': 'expert_out', 'vectors': 'e', "
+                 "'weightings': ['routed'], 'control': 'random_expert', 'seeds': %d}]}",
+                 k ? M_EXPERTS - 1 : 2);
+        if (parse(k ? &all : &few, text) != COX_OK) fail_msg("%s", cox_status_message());
+    }
+    for (int64_t c = 0; c < all->n_cells; c += M_EXPERTS - 1) { /* seeds vary fastest here */
+        bool is_drawn[M_EXPERTS] = {false};
+        for (int32_t k = 0; k < M_EXPERTS - 1; k++) {
+            cox_sweep_cell cell = cox_sweep_cell_at(all, c + k);
+            int32_t other = cox_sweep_other_expert(all, &cell, cell.expert);
+            assert_int_equal(cell.seed, k + 1);
+            assert_false(is_drawn[other] || other == cell.expert);
+            is_drawn[other] = true;
+            if (k > 1) continue;
+            cox_sweep_cell same = cox_sweep_cell_at(few, c / (M_EXPERTS - 1) * 2 + k);
+            assert_int_equal(cox_sweep_other_expert(few, &same, same.expert), other);
+        }
+    }
+    cox_sweep_grid_free(few);
+    cox_sweep_grid_free(all);
+}
+
 static void refused(const char *text, const char *words)
 {
     cox_sweep_grid *grid = NULL;
@@ -135,12 +165,15 @@ static void test_refusals(void **state)
     refused(ONE("'site': 'resid_post', 'seeds': 3"), "\"seeds\" belongs to a control");
     refused(ONE("'site': 'resid_post', 'control': 'random_expert'"), "is for expert_out");
     refused(ONE("'site': 'resid_post', 'sources': [0]"), "\"sources\": item 0");
+    refused(ONE("'site': 'expert_out', 'weightings': ['soft'], 'control': 'random_expert', 'seeds': 999"),
+            "block 0: key \"seeds\" is 999, but an expert of this model has");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_cells),
                                        cmocka_unit_test(test_together_and_apply),
-                                       cmocka_unit_test(test_controls), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_controls), cmocka_unit_test(test_other_experts),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
