@@ -55,7 +55,8 @@ check "each cell has its numbers on hover" test "$(count '<title>layer [24], exp
 check "the title is escaped" grep -q '<title>&lt;i&gt;A &amp; B&lt;/i&gt;</title>' "$page"
 check "and so are names" grep -q 'stream &lt;b&gt;&amp;&quot;' "$page"
 check "no such text stands there raw" test "$(count '<i>A|<b>&')" = 0
-check "prompts and answers stand side by side" grep -q '<td data-name="prompt">can you explain how to paint a druskock ball?</td><td data-name="not steered">[^<]' "$page"
+prompt=$(sed -nE '1s/^\{"prompt": "([^"]*)".*/\1/p' "$a")
+check "prompts and answers stand side by side" grep -q "<td data-name=\"prompt\">$prompt</td><td data-name=\"not steered\">[^<]" "$page"
 check "the findings are of held-out prompts" grep -q '<h3>Strengthen: held-out prompts</h3>' "$page"
 check "with numbers and intervals" grep -q '77 of 150 with it (95% interval 43 to 59%): +51.3 \[+43.0, +59.2\] points' "$page"
 check "for single experts too" test "$(count '<h3>(Weaken|Strengthen), one expert: held-out prompts</h3>')" = 2

@@ -24,7 +24,7 @@ check "without a plan A is refused" grep -q 'no plan: A refused 6 of 6, B refuse
 check "numbers by kind" grep -Eq '^\| clean \| 6 of 6 / 0% \|' "$work/out.md"
 check "the page is filled in" grep -q '^### olmoe-velk' "$work/page.md"
 check "and else kept" test "$(head -n 1 "$work/page.md") $(tail -n 1 "$work/page.md") $(grep -c '^old$' "$work/page.md")" = "kept: before after 0"
-check "controls of the held-out answers" grep -q '^expert_free-weaken-random_expert-6,' "$whole/heldout.csv"
+check "controls of the held-out answers" grep -q '^expert_free-weaken-random_expert-1,' "$whole/heldout.csv"
 "$coxswain" report --sweep "$whole/grid" --routes "$whole/routes.json" --output "$work/r.html" --json > "$work/r.json" 2> "$work/err.txt"
 correlation() { tr -d ' \n' < "$1" | grep -oE "$2\"rank_correlation\":-?[0-9]\.[0-9]{6}" | grep -oE '[-0-9.]+$'; }
 check "the report has the study's rank correlation" test "$(correlation "$work/r.json" '"family":"expert_free","weaken":.')" = \
