@@ -250,8 +250,9 @@ void cox_report_print_source(FILE *file,
 void cox_report_print_unnamed(FILE *file, const json_t *about);
 /* A share as "12%", a minus as wide as a plus; n_digits behind the point. */
 void cox_report_print_percent(FILE *file, double share, int n_digits);
-/* An interval as a small picture, on a scale from low to high that holds 0. */
-void cox_report_print_whisker(FILE *file, const cox_interval *interval, int set, double low, double high);
+/* n intervals as a small picture, on one scale from low to high that holds 0. */
+void cox_report_print_whiskers(FILE *file, const cox_interval *intervals, size_t n, int set, double low,
+                               double high);
 void cox_report_print_interval(FILE *file, const cox_interval *interval);
 void cox_report_print_rate(FILE *file, const cox_interval *rate);
 

@@ -260,7 +260,7 @@ static void print_best_row(FILE *file, const cox_report *r, const cox_report_cel
         fprintf(file, "<td class=\"n\" data-name=\"change of log-odds, %c\">", "AB"[k]);
         cox_report_print_interval(file, &c->change[k]);
         fputs("<br/>", file);
-        cox_report_print_whisker(file, &c->change[k], k, s.low, s.high);
+        cox_report_print_whiskers(file, &c->change[k], 1, k, s.low, s.high);
         fputs("</td>", file);
     }
     fputs("<td class=\"n\" data-name=\"KL\">", file);
@@ -321,7 +321,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
             fputs("</td><td class=\"n\" data-name=\"95% interval\">", file);
             cox_report_print_interval(file, &c->change[set]);
             fputs("<br/>", file);
-            cox_report_print_whisker(file, &c->change[set], set, s.low, s.high);
+            cox_report_print_whiskers(file, &c->change[set], 1, set, s.low, s.high);
             fputs("</td></tr>\n", file);
         }
         has_any = true;
@@ -333,7 +333,7 @@ static bool print_control_rows(FILE *file, const cox_report *r, const cox_report
         fputs("</td><td class=\"n\" data-name=\"farthest 95% interval\">", file);
         cox_report_print_interval(file, &sum.widest[set]);
         fputs("<br/>", file);
-        cox_report_print_whisker(file, &sum.widest[set], set, s.low, s.high);
+        cox_report_print_whiskers(file, &sum.widest[set], 1, set, s.low, s.high);
         fputs("</td></tr>\n", file);
     }
     return has_any;

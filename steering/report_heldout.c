@@ -149,7 +149,7 @@ static const cox_report_heldout *find_clean(const cox_report *r)
 }
 
 static const char *const labels[] = {"answered", "well_formed", "well_formed_refusal", "fell_apart"};
-enum { N_LABELS = sizeof labels / sizeof *labels };
+enum { N_LABELS = sizeof labels / sizeof *labels, MAX_DRAWS_SHOWN = 64 };
 
 /* NaN: the rules do not ask, or the table does not say. */
 static double share_of(const cox_report *r, const cox_report_heldout *h, int set, const char *label)
@@ -184,26 +184,66 @@ static void print_shares(FILE *file, const cox_report *r, const cox_report_heldo
     }
 }
 
-/* Of a plan's controls of one kind the interval that reaches farthest from 0. */
-static void print_control_line(FILE *file, const cox_report *r, const cox_report_heldout *plan, int set,
-                               const char *kind)
+/* A plan's controls of one kind. */
+typedef struct {
+    size_t n;
+    double yes, mean;                    /* of refusals and of effects: the mean over the draws */
+    double least, most;                  /* effects of draws */
+    const cox_interval *widest;          /* the interval that reaches farthest from 0 */
+    cox_interval drawn[MAX_DRAWS_SHOWN]; /* the first of them, for the picture */
+} draws;
+
+static draws gather_draws(const cox_report *r, const cox_report_heldout *plan, int set, const char *kind)
 {
-    const cox_interval *widest = NULL;
-    int n = 0;
+    draws all = {.least = (double)INFINITY, .most = -(double)INFINITY};
     for (size_t i = 0; i < r->heldouts.n; i++) {
         const cox_report_heldout *h = &r->heldouts.items[i];
         if (strcmp(h->control, kind) != 0 || strcmp(h->aim, plan->aim) != 0 ||
             strcmp(h->family, plan->family) != 0 || !(h->n[set] > 0))
             continue;
-        const cox_interval *e = &h->effect[set];
-        n++;
-        if (!widest || fmax(fabs(e->low), fabs(e->high)) > fmax(fabs(widest->low), fabs(widest->high)))
-            widest = e;
+        const cox_interval *e = &h->effect[set], *w = all.widest;
+        if (all.n < MAX_DRAWS_SHOWN) all.drawn[all.n] = *e;
+        if (!w || fmax(fabs(e->low), fabs(e->high)) > fmax(fabs(w->low), fabs(w->high))) all.widest = e;
+        all.least = fmin(all.least, e->value);
+        all.most = fmax(all.most, e->value);
+        all.yes += h->yes[set];
+        all.mean += e->value;
+        all.n++;
     }
-    if (!widest) return;
+    if (all.n > 0) {
+        all.yes /= (double)all.n;
+        all.mean /= (double)all.n;
+    }
+    return all;
+}
+
+/* "-0.5 points on average of 8 draws, from -2 to 0"; of one draw its effect and interval. */
+static void print_draws(FILE *file, const draws *d)
+{
+    if (d->n == 1) {
+        cox_report_print_interval(file, d->widest);
+        fputs(" points (one draw)", file);
+        return;
+    }
+    cox_report_print_number(file, d->mean, true);
+    fprintf(file, " points on average of %zu draws, from ", d->n);
+    cox_report_print_number(file, d->least, true);
+    fputs(" to ", file);
+    cox_report_print_number(file, d->most, true);
+}
+
+static void print_control_line(FILE *file, const cox_report *r, const cox_report_heldout *plan, int set,
+                               const char *kind)
+{
+    draws d = gather_draws(r, plan, set, kind);
+    if (d.n == 0) return;
     fprintf(file, "<p>Control, %s: ", cox_report_control_words(kind));
-    cox_report_print_interval(file, widest);
-    fprintf(file, " points%s.</p>\n", n > 1 ? " (the draw that reaches farthest)" : "");
+    print_draws(file, &d);
+    if (d.n > 1) {
+        fputs("; the draw that reaches farthest: ", file);
+        cox_report_print_interval(file, d.widest);
+    }
+    fputs(".</p>\n", file);
 }
 
 static void print_refused(FILE *file, const cox_report *r, const cox_report_heldout *clean,
@@ -303,35 +343,37 @@ static void print_labels(FILE *file, const cox_report *r, const cox_report_heldo
     }
 }
 
+static const char to_effect[] = "</td><td class=\"n\" data-name=\"effect in points\">";
+
 static void print_row(FILE *file, const cox_report *r, const cox_report_heldout *h, int set)
 {
-    bool is_control = *h->control;
-    fprintf(file, "<tr%s><th>", is_control ? "" : " class=\"head\"");
-    cox_xml_print(file, is_control ? "" : h->family);
+    fputs("<tr class=\"head\"><th>", file);
+    cox_xml_print(file, h->family);
     fputs("</th><td class=\"how\">", file);
-    if (is_control) {
-        fputs("control: ", file);
-        cox_xml_print(file, cox_report_control_words(h->control));
-        const char *seed = text_at(r, h, "seed");
-        if (*seed) fputs(", draw ", file);
-        cox_xml_print(file, seed);
-    } else {
-        print_place(file, r, h);
-    }
-    fprintf(
-        file,
-        "</td><td class=\"n\" data-name=\"refused\">%.0f of %.0f</td><td class=\"n\" data-name=\"effect in "
-        "points\">",
-        h->yes[set], h->n[set]);
+    print_place(file, r, h);
+    fprintf(file, "</td><td class=\"n\" data-name=\"refused\">%.0f of %.0f%s", h->yes[set], h->n[set],
+            to_effect);
     cox_report_print_interval(file, &h->effect[set]);
     fputs("<br/>", file);
-    cox_report_print_whisker(file, &h->effect[set], set, -100, 100);
+    cox_report_print_whiskers(file, &h->effect[set], 1, set, -100, 100);
     fputs("</td>", file);
-    if (is_control)
-        fputs("<td></td><td></td>", file);
-    else
-        print_labels(file, r, h);
+    print_labels(file, r, h);
     fputs("</tr>\n", file);
+}
+
+static void print_control_row(FILE *file, const cox_report *r, const cox_report_heldout *plan, int set,
+                              const char *kind)
+{
+    draws d = gather_draws(r, plan, set, kind);
+    if (d.n == 0) return;
+    fprintf(file, "<tr><th></th><td class=\"how\">control: %s</td><td class=\"n\" data-name=\"refused\">",
+            cox_report_control_words(kind));
+    cox_report_print_number(file, d.yes, false);
+    fprintf(file, " of %.0f%s", plan->n[set], to_effect);
+    print_draws(file, &d);
+    fputs("<br/>", file);
+    cox_report_print_whiskers(file, d.drawn, d.n < MAX_DRAWS_SHOWN ? d.n : MAX_DRAWS_SHOWN, set, -100, 100);
+    fputs("</td><td></td><td></td></tr>\n", file);
 }
 
 void cox_report_print_heldouts(FILE *file, const cox_report *r)
@@ -367,12 +409,8 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
         for (size_t i = 0; i < all->n; i++) {
             if (strcmp(all->items[i].aim, aims[set]) != 0 || !is_plan(&all->items[i], set)) continue;
             print_row(file, r, &all->items[i], set);
-            for (size_t k = 0; k < all->n; k++) {
-                const cox_report_heldout *h = &all->items[k];
-                if (*h->control && strcmp(h->aim, aims[set]) == 0 &&
-                    strcmp(h->family, all->items[i].family) == 0 && h->n[set] > 0)
-                    print_row(file, r, h, set);
-            }
+            print_control_row(file, r, &all->items[i], set, "random_direction");
+            print_control_row(file, r, &all->items[i], set, "random_expert");
         }
         fputs("</tbody></table></div>\n", file);
     }

@@ -146,20 +146,26 @@ void cox_report_print_group(FILE *file, const cox_report_cell *c)
     cox_report_print_positions(file, c);
 }
 
-void cox_report_print_whisker(FILE *file, const cox_interval *i, int set, double low, double high)
+void cox_report_print_whiskers(FILE *file, const cox_interval *all, size_t n, int set, double low,
+                               double high)
 {
     enum { WIDTH = 120 };
-    double scale = (WIDTH - 8) / (high - low), zero = 4 - low * scale, ends[3];
-    const double values[3] = {i->low, i->value, i->high};
-    if (isnan(i->value)) return;
-    for (int k = 0; k < 3; k++) ends[k] = fmin(fmax(4 + (values[k] - low) * scale, 1), WIDTH - 1);
+    double scale = (WIDTH - 8) / (high - low), zero = 4 - low * scale;
+    if (n == 1 && isnan(all->value)) return;
     fprintf(file,
             "<svg class=\"whisker %c\" width=\"%d\" height=\"16\" viewBox=\"0 0 %d 16\"><line class=\"zero\" "
-            "x1=\"%.1f\" y1=\"0\" "
-            "x2=\"%.1f\" y2=\"16\"/><line x1=\"%.1f\" y1=\"8\" x2=\"%.1f\" y2=\"8\"/>",
-            "ab"[set], WIDTH, WIDTH, zero, zero, ends[0], ends[2]);
-    if (set == COX_REPORT_A)
-        fprintf(file, "<circle cx=\"%.1f\" cy=\"8\" r=\"3.6\"/></svg>", ends[1]);
-    else
-        fprintf(file, "<rect x=\"%.1f\" y=\"4.8\" width=\"6.4\" height=\"6.4\"/></svg>", ends[1] - 3.2);
+            "x1=\"%.1f\" y1=\"0\" x2=\"%.1f\" y2=\"16\"/>",
+            "ab"[set], WIDTH, WIDTH, zero, zero);
+    for (size_t i = 0; i < n; i++) {
+        const double values[3] = {all[i].low, all[i].value, all[i].high};
+        double ends[3];
+        if (isnan(all[i].value)) continue;
+        for (int k = 0; k < 3; k++) ends[k] = fmin(fmax(4 + (values[k] - low) * scale, 1), WIDTH - 1);
+        fprintf(file, "<line x1=\"%.1f\" y1=\"8\" x2=\"%.1f\" y2=\"8\"/>", ends[0], ends[2]);
+        if (set == COX_REPORT_A)
+            fprintf(file, "<circle cx=\"%.1f\" cy=\"8\" r=\"3.6\"/>", ends[1]);
+        else
+            fprintf(file, "<rect x=\"%.1f\" y=\"4.8\" width=\"6.4\" height=\"6.4\"/>", ends[1] - 3.2);
+    }
+    fputs("</svg>", file);
 }

@@ -35,6 +35,8 @@ check "decompose" test $? = 0
 # the fuzzer's table of held-out answers, about cells of this sweep
 heldout=$work/heldout.csv
 sed 's/^<one>,/experts,/; s/,3,1,soft,-1,/,4,1,routed,0,/' tests/fuzz/corpus/report/heldout.csv > "$heldout"
+sed -n 's/,random_direction,1,\(.*\),99,-1,-5.5,2.8,/,random_direction,2,\1,95,-5,-11.2,-0.6,/p' "$heldout" > "$work/draw.csv"
+cat "$work/draw.csv" >> "$heldout"
 
 all=(report --sweep "$work/sweep" --controls "$work/controls" --heldout $heldout --a "$a" --b "$b" --title '<i>A & B</i>')
 "$coxswain" "${all[@]}" --routes "$work/routes.json" --decompose "$work/parts.json" --output "$work/r.html" --csv "$work/r.csv" \
@@ -63,6 +65,10 @@ check "for single experts too" test "$(count '<h3>(Weaken|Strengthen), one exper
 check "and with what is answered" grep -q '<b>answered</b> 0% . 96%' "$page"
 check "beside them none of validation prompts" test "$(count 'on which the cell was chosen')" = 0
 check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(experts)?</th><td class="how">(control|layer 4, expert 1)' "$page")" = 3
+check "draws of a control are one row" test "$(count 'control: random direction[^<]*</td>')" = 1
+words='[^ 0-9]+3.00 points on average of 2 draws, from [^ 0-9]+5.00 to [^ 0-9]+1.00'
+check "that says their mean and span" grep -Eq "97.0 of 100</td><td [^>]*>$words" "$page"
+check "as the card does" grep -Eq "<p>Control, [^:]*: $words; the draw that reaches farthest: [^ 0-9]+5.00 " "$page"
 check "with its place" grep -Eq 'layer 4, expert 1: add at expert_out, routed, strength [^,]+8, positions last 1 \(cell [0-9]+\)</td>' "$page"
 check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
 check "so are plans" grep -q '&quot;interventions&quot;:' "$page"
@@ -99,7 +105,7 @@ check "a row of CSV for each cell and set" test "$(grep -c '^cell,' "$work/r.csv
 check "one for each best" test "$(grep -c '^strengthen,' "$work/r.csv")" = 34
 check "one for each control" test "$(grep -c '^control,' "$work/r.csv")" = 128
 check "one for each rate" test "$(grep -c '^rate,' "$work/r.csv")" = "$(($(wc -l < "$work/sweep/answers.csv") - 1))"
-check "one for each set of each held-out run" test "$(grep -c '^heldout,' "$work/r.csv")" = 7
+check "one for each set of each held-out run" test "$(grep -c '^heldout,' "$work/r.csv")" = 8
 check "one for each route" test "$(grep -c '^route,' "$work/r.csv")" = 96
 check "one for each part" test "$(grep -Ec '^(embedding|attention|block|after|expert),' "$work/r.csv")" = $((1 + 6 * 3 + 96))
 check "all with as many columns" test "$(grep -v '^cell,"stream\|last' "$work/r.csv" | awk -F, '{print NF}' | sort -u)" = 14
