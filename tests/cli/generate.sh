@@ -69,4 +69,14 @@ check "no tokens, no text" test "$(wc -c < "$work/none.txt")" = 1
 "$coxswain" generate "${one[@]}" --ranks 3 --stats > "$work/out.txt" 2> "$work/table.txt"
 check "a row for each rank" test "$(grep -Ec '^ +[0-2]  ' "$work/table.txt")" = 3
 check "the table is not text" cmp "$work/whole.txt" "$work/out.txt"
+
+# Threads that wait give up their core soon: GNU OpenMP says at the program's start how often they look before they sleep.
+spins() { # ARGUMENTS...: of the last start of the program
+    env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT OMP_DISPLAY_ENV=verbose "$@" "$coxswain" generate --model "$model" \
+        --prompt "What is a kite?" --max-tokens 1 --threads 2 2>&1 | sed -n "s/.*GOMP_SPINCOUNT = '\(.*\)'/\1/p" | tail -n 1
+}
+if [ -n "$(spins env)" ]; then
+    check "waiting threads soon sleep" test "$(spins env)" -le 1000
+    check "how soon can be said" test "$(spins env GOMP_SPINCOUNT=7777)" = 7777
+fi
 finish
