@@ -14,9 +14,8 @@ static void clamp(float *x, size_t n, float limit)
     for (size_t i = 0; i < n; i++) x[i] = fmaxf(-limit, fminf(limit, x[i]));
 }
 
-/* Keys and values, and with has_q queries, of normed rows. */
-static void project_qkv(cox_engine *engine, const cox_layer_weights *w, int32_t n_rows, bool has_kv,
-                        bool has_q)
+/* Keys and values of the n_fresh normed rows that batch.fresh lists, queries of the first n_rows. */
+static void project_qkv(cox_engine *engine, const cox_layer_weights *w, int32_t n_fresh, int32_t n_rows)
 {
     const cox_model *model = engine->model;
     size_t q_width = (size_t)model->n_heads * (size_t)model->head_dim;
@@ -28,13 +27,13 @@ static void project_qkv(cox_engine *engine, const cox_layer_weights *w, int32_t 
                         .n_rows = n_rows,
                         .w = &w->q,
                         .bias = w->q_bias};
-    cox_matmul_job k = q, v = q, jobs[3];
-    int32_t n_jobs = 0;
+    cox_matmul_job k = q;
+    k.n_rows = n_fresh;
+    if (n_fresh != n_rows) k.x_rows = k.y_rows = engine->batch.fresh;
+    cox_matmul_job v = k;
     k.y = engine->k, k.y_stride = kv_width, k.w = &w->k, k.bias = w->k_bias;
     v.y = engine->v, v.y_stride = kv_width, v.w = &w->v, v.bias = w->v_bias;
-    if (has_q) jobs[n_jobs++] = q;
-    if (has_kv) jobs[n_jobs++] = k, jobs[n_jobs++] = v;
-    cox_matmul(engine->kernels, jobs, n_jobs, engine->matmul_scratch);
+    cox_matmul(engine->kernels, (cox_matmul_job[]){q, k, v}, 3, engine->matmul_scratch);
 }
 
 /* q/k norm, clip and rotary embedding of a row's n heads [n, head_dim], in place. */
@@ -66,8 +65,10 @@ static float *kv_block(const cox_engine *engine, int32_t layer, const cox_kv_tab
     return cox_kv_pool(engine->kv) + (size_t)block * 2 * cox_kv_v_offset(engine->kv);
 }
 
-/* For the row's sequence, and for those that share the row. */
-static void store_kv(const cox_engine *engine, int32_t layer, int32_t row, const float *k, const float *v)
+/* For the row's sequence, and for those that share the row. k, v: [n_kv_heads, head_dim], `stride` floats
+ * from head to head. */
+static void store_kv(const cox_engine *engine, int32_t layer, int32_t row, const float *k, const float *v,
+                     size_t stride)
 {
     size_t head_dim = (size_t)engine->model->head_dim, offset;
     int32_t position = engine->batch.positions[row];
@@ -76,11 +77,49 @@ static void store_kv(const cox_engine *engine, int32_t layer, int32_t row, const
         float *block = kv_block(engine, layer, &s->table, position, &offset);
         for (int32_t h = 0; h < engine->model->n_kv_heads; h++) {
             float *key = block + (size_t)h * COX_KV_BLOCK * head_dim + offset;
-            memcpy(key, k + (size_t)h * head_dim, head_dim * sizeof(float));
-            memcpy(key + cox_kv_v_offset(engine->kv), v + (size_t)h * head_dim, head_dim * sizeof(float));
+            memcpy(key, k + (size_t)h * stride, head_dim * sizeof(float));
+            memcpy(key + cox_kv_v_offset(engine->kv), v + (size_t)h * stride, head_dim * sizeof(float));
         }
         s = s->follower;
     } while (s && s->n_shared > position);
+}
+
+/* The clean keys and values of a row that enters in this layer untouched; NULL: it has none. */
+static const float *clean_block(const cox_engine *engine, int32_t layer, int32_t row)
+{
+    const cox__batch *batch = &engine->batch;
+    if (batch->starts[row] != layer) return NULL;
+    return cox_kv_clean_block(engine->kv, &batch->sequences[row]->table, batch->positions[row], layer);
+}
+
+/* Lists the slot's rows, from its first on, whose keys and values must be computed. */
+static int32_t list_fresh(cox_engine *engine, int32_t layer, const cox__slot *slot)
+{
+    int32_t n = 0;
+    for (int32_t row = slot->first; row < slot->end; row++) {
+        if (!clean_block(engine, layer, row)) engine->batch.fresh[n++] = row - slot->first;
+    }
+    return n;
+}
+
+/* Keys and values of row i of the slot to where rows attend to them. */
+static void finish_kv(const cox_engine *engine, const cox_layer_weights *w, int32_t layer, int32_t row,
+                      int32_t i)
+{
+    const cox_model *model = engine->model;
+    size_t head_dim = (size_t)model->head_dim, half = (size_t)model->rope.n_rot / 2;
+    size_t kv_width = (size_t)model->n_kv_heads * head_dim;
+    const float *clean = clean_block(engine, layer, row);
+    if (clean) {
+        clean += (size_t)(engine->batch.positions[row] % COX_KV_BLOCK) * head_dim;
+        store_kv(engine, layer, row, clean, clean + cox_kv_v_offset(engine->kv), COX_KV_BLOCK * head_dim);
+        return;
+    }
+    float *k = engine->k + (size_t)i * kv_width, *v = engine->v + (size_t)i * kv_width;
+    finish_heads(engine, k, model->n_kv_heads, w->k_norm, engine->cosine + (size_t)row * half,
+                 engine->sine + (size_t)row * half);
+    if (model->clip_qkv > 0) clamp(v, kv_width, model->clip_qkv);
+    store_kv(engine, layer, row, k, v, head_dim);
 }
 
 static void make_jobs(cox_engine *engine, const cox_layer_weights *w, int32_t layer, int32_t row, int32_t i)
@@ -148,7 +187,6 @@ void cox__attention(cox_engine *engine, int32_t layer, cox__slot *slot)
     const cox_layer_weights *w = &engine->trunk->layers[layer];
     size_t d_model = (size_t)model->d_model, half = (size_t)model->rope.n_rot / 2;
     size_t q_width = (size_t)model->n_heads * (size_t)model->head_dim;
-    size_t kv_width = (size_t)model->n_kv_heads * (size_t)model->head_dim;
     int32_t n_rows = slot->end - slot->first;
     float *x = engine->x + (size_t)slot->first * d_model;
 
@@ -159,19 +197,12 @@ void cox__attention(cox_engine *engine, int32_t layer, cox__slot *slot)
                      w->input_norm, model->d_model, model->rms_eps);
     }
     bool drops = layer == model->n_layers - 1 && engine->batch.has_idle;
-    project_qkv(engine, w, n_rows, true, !drops);
+    project_qkv(engine, w, list_fresh(engine, layer, slot), drops ? 0 : n_rows);
 #pragma omp parallel for schedule(static) if (n_rows >= 4)
-    for (int32_t i = 0; i < n_rows; i++) {
-        int32_t row = slot->first + i;
-        const float *cosine = engine->cosine + (size_t)row * half, *sine = engine->sine + (size_t)row * half;
-        float *k = engine->k + (size_t)i * kv_width, *v = engine->v + (size_t)i * kv_width;
-        finish_heads(engine, k, model->n_kv_heads, w->k_norm, cosine, sine);
-        if (model->clip_qkv > 0) clamp(v, kv_width, model->clip_qkv);
-        store_kv(engine, layer, row, k, v);
-    }
+    for (int32_t i = 0; i < n_rows; i++) finish_kv(engine, w, layer, slot->first + i, i);
     if (drops) n_rows = drop_idle(engine, slot);
     if (n_rows == 0) return;
-    if (drops) project_qkv(engine, w, n_rows, false, true);
+    if (drops) project_qkv(engine, w, 0, n_rows);
 #pragma omp parallel for schedule(static) if (n_rows >= 4)
     for (int32_t i = 0; i < n_rows; i++) {
         size_t row = (size_t)(slot->first + i);

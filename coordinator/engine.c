@@ -121,6 +121,7 @@ static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, b
     e->batch.staged = TAKE(rows, sizeof(void *));
     e->batch.logit_rows = TAKE(rows, sizeof(int32_t));
     e->batch.moved = TAKE(rows, sizeof(int32_t));
+    e->batch.fresh = TAKE(slot_rows, sizeof(int32_t));
     e->batch.is_idle = TAKE(rows, 1);
     e->batch.site_rows = TAKE((size_t)model->n_layers * COX_N_SITES, sizeof(int32_t));
     for (int32_t s = 0; s < e->options.n_slots; s++) {

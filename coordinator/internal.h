@@ -50,6 +50,7 @@ typedef struct cox__batch {
     bool has_idle;                                              /* of any row */
     uint8_t *is_idle;   /* [max_rows] rows of which only keys and values are wanted in the last layer */
     int32_t *moved;     /* [max_rows] where a row went when the others were dropped */
+    int32_t *fresh;     /* [slot_rows] rows of the slot whose keys and values are not known */
     int32_t *site_rows; /* [n_layers, COX_N_SITES] rows whose plans have something there */
     int32_t n_logit_rows;
     int32_t *logit_rows; /* [max_rows] rows whose logits are wanted, by sequence, then position */

@@ -155,8 +155,18 @@ static int32_t n_left_known(cox_kv_cache *cache, const cox_kv_table *table, int3
     return first > from ? first - from : 0;
 }
 
+/* A free block, if need be of an entry that is forgotten for it; -1: there is none. */
+static int32_t take_block(cox_kv_cache *cache)
+{
+    while (cache->n_free_blocks == 0) {
+        if (!cox__prefix_forget_one(cache)) return -1;
+    }
+    return cache->free_blocks[--cache->n_free_blocks];
+}
+
 /* n_known: positions to be taken over from a borrowed block. From the highest layer down, so that "borrowed
- * below" holds at every moment. */
+ * below" holds at every moment. A layer of a passing page overwrites the keys and values of the one below,
+ * whose rows have all attended by then; with positions to be taken over it would lose those. */
 static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page, int32_t from,
                           int32_t n_known)
 {
@@ -166,14 +176,14 @@ static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page
             (cox_kv_page){.effect = table->pages[page].effect, .clean = -1, .own = -1, .residuals = -1};
         table->n_pages++;
     }
-    for (int32_t l = cache->shape.n_layers - 1; l >= from; l--) {
+    bool has_one = table->is_passing && n_known == 0;
+    for (int32_t l = cache->shape.n_layers - 1, block = -1; l >= from; l--) {
         if (is_writable(table, page, l)) continue;
-        while (cache->n_free_blocks == 0) {
-            if (!cox__prefix_forget_one(cache)) return false;
-        }
+        if (block < 0 || !has_one) block = take_block(cache);
+        if (block < 0) return false;
         int32_t *place = cox__table_block(table, l, page), old = *place;
-        *place = cache->free_blocks[--cache->n_free_blocks];
-        cox__block_use(cache, *place);
+        *place = block;
+        cox__block_use(cache, block);
         if (old < 0) continue;
         copy_known(cache, n_known, old, *place);
         cox__block_unuse(cache, old);

@@ -79,6 +79,9 @@ typedef struct cox_kv_table {
     bool has_entry; /* the owner has the rows from n_clean_positions on at the entry of layer n_clean_layers +
                        1, and no use for telling the index of them */
     bool starts_at_embedding; /* rows that are computed go through all layers */
+    bool is_passing;          /* set before reserve: all rows that the sequence will ever compute are in this
+                                 step, and nobody needs their keys and values when it is over. A page of them
+                                 may have one block for all layers, which stays in the cache of the CPU */
     bool is_private;          /* shares nothing, neither way */
     int32_t n_matched;        /* positions below are known to the index */
     int32_t n_indexed;        /* leading pages that this sequence has told the index, or need not tell */
@@ -107,6 +110,11 @@ int32_t cox_kv_match(cox_kv_cache *cache, cox_kv_table *table, const int32_t *to
 int32_t cox_kv_start(cox_kv_cache *cache, const cox_kv_table *table, int32_t position);
 /* start: what cox_kv_start says. */
 bool cox_kv_is_entry(const cox_kv_table *table, int32_t position, int32_t start);
+/* The block with the clean keys and values of a position in `layer` if that is the one above the plan's
+ * first, which has_entry, and the plan does not touch the row below it. Else NULL: they are to be computed.
+ */
+const float *cox_kv_clean_block(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
+                                int32_t layer);
 /* f32 [d_model]; layer = cox_kv_start(...) > 0. */
 const float *cox_kv_residual(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
                              int32_t layer);

@@ -97,6 +97,18 @@ int32_t cox_kv_start(cox_kv_cache *cache, const cox_kv_table *table, int32_t pos
     return n;
 }
 
+const float *cox_kv_clean_block(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
+                                int32_t layer)
+{
+    if (!cox_kv_is_entry(table, position, layer) || position >= table->n_touched ||
+        table->touched[position] || position >= table->n_matched)
+        return NULL;
+    int32_t entry = table->pages[position / COX_KV_BLOCK].clean;
+    if (entry < 0 || cache->entries[entry].n_layers <= layer) return NULL;
+    int32_t block = cache->entry_blocks[(size_t)entry * (size_t)cache->shape.n_layers + (size_t)layer];
+    return cache->pool + (size_t)block * cache->block_floats;
+}
+
 const float *cox_kv_residual(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
                              int32_t layer)
 {

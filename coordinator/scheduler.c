@@ -92,6 +92,7 @@ static int32_t start(cox_engine *engine, cox__sequence *sequence, int32_t room)
     sequence->n_computed =
         cox_kv_match(engine->kv, &sequence->table, sequence->tokens, sequence->n_tokens, n_most);
     int32_t n = wanted_rows(engine, sequence, room);
+    sequence->table.is_passing = sequence->table.has_entry && sequence->n_computed + n == sequence->n_tokens;
     if (reserve(engine, sequence, n)) return n;
     cox_kv_release(engine->kv, &sequence->table);
     sequence->n_computed = 0;

@@ -13,7 +13,7 @@
 enum {
     COX__LANES = 16,         /* of the fixed reduction tree */
     COX__TILE_OUTS = 32,     /* outputs of one tile of the pool, in most sets */
-    COX__CHUNK_ROWS = 240,   /* rows of one tile at most; a multiple of all register blocks */
+    COX__CHUNK_ROWS = 1008,  /* rows of one tile at most; a multiple of all register blocks */
     COX__WEIGHTS_PAD = 1024, /* what packing needs besides: a few floats per lane */
     COX__ROWS_PAD = COX__CHUNK_ROWS / 6 * 16 * COX__LANES
 };
@@ -28,7 +28,7 @@ typedef struct cox__tile {
 typedef struct cox__scratch {
     const cox_kernels *set;
     float *weights; /* tile_outs padded rows of weights and COX__WEIGHTS_PAD floats; 64-byte aligned */
-    float *rows;    /* cox__chunk_rows padded rows of x and COX__ROWS_PAD floats; 64-byte aligned */
+    float *rows;    /* cox__chunk_floats and COX__ROWS_PAD floats: padded rows of x; 64-byte aligned */
     float *extra;   /* extra_floats of the set; 64-byte aligned */
     cox_matmul_job held_job;
     int32_t held_cols;
@@ -89,13 +89,11 @@ void cox__swiglu_clamped_ref(float *y, const float *gate, const float *up, int32
 void cox__rope_ref(float *x, const float *cosine, const float *sine, int32_t n_rot);
 void cox__exp_f64_ref(double *y, const double *x, int32_t n);
 
-/* Columns rounded up to whole lanes, and the rows that a tile of such columns may have. */
+/* Columns rounded up to whole lanes. */
 static inline int32_t cox__padded(int32_t n)
 {
     return (n + COX__LANES - 1) / COX__LANES * COX__LANES;
 }
-int32_t cox__chunk_rows(int32_t n_cols);
-
 /* Floats that hold the padded rows of any chunk of at most max_cols columns. */
 size_t cox__chunk_floats(int32_t max_cols);
 

@@ -1,29 +1,46 @@
 /*
  * Owns the pool of tiles: all jobs of a call are cut into tiles of rows and outputs, and the threads take
  * runs of neighbouring tiles. Which thread computes a tile changes no bit of it. A tile streams its weight
- * rows from memory once for all its rows.
+ * rows from memory, and widens and packs them, once for all its rows: where a long chunk of rows stays in the
+ * inner cache, and the threads get enough tiles all the same, tiles are long.
  */
 #include "kernels/kernel_set.h"
 
 #include <omp.h>
 
-enum { ALIGN_BYTES = 64, CHUNK_BYTES = 4 << 20, CHUNK_ROWS_STEP = 24 };
+enum {
+    ALIGN_BYTES = 64,
+    CHUNK_ROWS_STEP = 24,
+    CHUNK_BYTES = 4 << 20, /* of packed rows: a share of the outer cache */
+    SHORT_CHUNK_ROWS = 240,
+    LONG_CHUNK_BYTES = 1 << 20, /* a share of the inner cache */
+    TILES_PER_THREAD = 4        /* fewer leave threads idle at the end */
+};
 
-/* As many rows as keep the packed rows within CHUNK_BYTES (a share of the outer cache). */
-int32_t cox__chunk_rows(int32_t n_cols)
+static int32_t least(int64_t a, int64_t b)
+{
+    return (int32_t)(a < b ? a : b);
+}
+
+/* Most rows of a tile; a multiple of CHUNK_ROWS_STEP. */
+static int32_t chunk_rows(int32_t n_cols, bool is_long)
 {
     int64_t row_bytes = (int64_t)cox__padded(n_cols > 0 ? n_cols : 1) * (int64_t)sizeof(float);
-    int64_t rows = CHUNK_BYTES / row_bytes / CHUNK_ROWS_STEP * CHUNK_ROWS_STEP;
-    if (rows < CHUNK_ROWS_STEP) rows = CHUNK_ROWS_STEP;
-    return (int32_t)(rows < COX__CHUNK_ROWS ? rows : COX__CHUNK_ROWS);
+    int64_t step_bytes = row_bytes * CHUNK_ROWS_STEP;
+    int32_t rows = least(CHUNK_BYTES / step_bytes * CHUNK_ROWS_STEP, SHORT_CHUNK_ROWS);
+    int32_t more = least(LONG_CHUNK_BYTES / step_bytes * CHUNK_ROWS_STEP, COX__CHUNK_ROWS);
+    if (is_long && more > rows) rows = more;
+    return rows > CHUNK_ROWS_STEP ? rows : CHUNK_ROWS_STEP;
 }
 
 /* The largest of all widths up to max_cols: chunk_rows * columns is not monotonic. */
 size_t cox__chunk_floats(int32_t max_cols)
 {
     size_t cols = (size_t)cox__padded(max_cols > 0 ? max_cols : 1);
-    size_t floats = CHUNK_BYTES / sizeof(float);
-    if (floats > cols * COX__CHUNK_ROWS) floats = cols * COX__CHUNK_ROWS;
+    size_t floats = CHUNK_BYTES / sizeof(float), more = LONG_CHUNK_BYTES / sizeof(float);
+    if (floats > cols * SHORT_CHUNK_ROWS) floats = cols * SHORT_CHUNK_ROWS;
+    if (more > cols * COX__CHUNK_ROWS) more = cols * COX__CHUNK_ROWS;
+    if (floats < more) floats = more;
     if (floats < cols * CHUNK_ROWS_STEP) floats = cols * CHUNK_ROWS_STEP;
     return floats;
 }
@@ -54,17 +71,17 @@ static int32_t ceil_div(int32_t a, int32_t b)
     return (a + b - 1) / b;
 }
 
-static int64_t tiles_of(const cox_kernels *kernels, const cox_matmul_job *job)
+static int64_t tiles_of(const cox_kernels *kernels, const cox_matmul_job *job, bool is_long)
 {
     if (job->n_rows <= 0) return 0;
-    int64_t chunks = ceil_div(job->n_rows, cox__chunk_rows(job->w->n_cols));
+    int64_t chunks = ceil_div(job->n_rows, chunk_rows(job->w->n_cols, is_long));
     return chunks * ceil_div(job->w->n_rows, kernels->tile_outs);
 }
 
 /* Tile `index` of a job: outputs run fastest, so that a thread's neighbouring tiles share their rows. */
-static cox__tile tile_of(const cox_kernels *kernels, const cox_matmul_job *job, int64_t index)
+static cox__tile tile_of(const cox_kernels *kernels, const cox_matmul_job *job, bool is_long, int64_t index)
 {
-    int32_t chunk = cox__chunk_rows(job->w->n_cols);
+    int32_t chunk = chunk_rows(job->w->n_cols, is_long);
     int32_t n_out_tiles = ceil_div(job->w->n_rows, kernels->tile_outs);
     cox__tile tile = {.row = (int32_t)(index / n_out_tiles) * chunk,
                       .out = (int32_t)(index % n_out_tiles) * kernels->tile_outs};
@@ -94,14 +111,24 @@ bool cox__scratch_holds(cox__scratch *scratch, const cox_matmul_job *job, const 
     return is_held;
 }
 
+static int64_t count_tiles(const cox_kernels *kernels, const cox_matmul_job *jobs, int32_t n_jobs,
+                           bool is_long)
+{
+    int64_t n = 0;
+    for (int32_t j = 0; j < n_jobs; j++) n += tiles_of(kernels, &jobs[j], is_long);
+    return n;
+}
+
 void cox_matmul(const cox_kernels *kernels, const cox_matmul_job *jobs, int32_t n_jobs, void *scratch)
 {
-    int64_t n_tiles = 0;
     int32_t max_cols = 0;
     for (int32_t j = 0; j < n_jobs; j++) {
-        n_tiles += tiles_of(kernels, &jobs[j]);
         if (jobs[j].w->n_cols > max_cols) max_cols = jobs[j].w->n_cols;
     }
+    int n_threads = omp_get_max_threads();
+    int64_t n_tiles = count_tiles(kernels, jobs, n_jobs, true);
+    bool is_long = n_threads == 1 || n_tiles >= (int64_t)TILES_PER_THREAD * n_threads;
+    if (!is_long) n_tiles = count_tiles(kernels, jobs, n_jobs, false);
 #pragma omp parallel if (n_tiles > 1)
     {
         cox__scratch own = scratch_of_thread(kernels, scratch, omp_get_thread_num(), max_cols);
@@ -109,8 +136,8 @@ void cox_matmul(const cox_kernels *kernels, const cox_matmul_job *jobs, int32_t 
         const cox_matmul_job *job = jobs;
 #pragma omp for schedule(guided)
         for (int64_t t = 0; t < n_tiles; t++) {
-            while (t - first >= tiles_of(kernels, job)) first += tiles_of(kernels, job++);
-            cox__tile tile = tile_of(kernels, job, t - first);
+            while (t - first >= tiles_of(kernels, job, is_long)) first += tiles_of(kernels, job++, is_long);
+            cox__tile tile = tile_of(kernels, job, is_long, t - first);
             kernels->matmul_tile(job, &tile, &own);
         }
     }

@@ -154,6 +154,7 @@ static void test_odd_shapes_have_the_reference_bits(void **state)
         compare_shape(1, 130, 512, dtypes[d], true);
         compare_shape(250, 33, 64, dtypes[d], false); /* more than one chunk of rows */
         compare_shape(497, 5, 32, dtypes[d], true);
+        compare_shape(1030, 33, 64, dtypes[d], true); /* more than one long chunk */
     }
 }
 

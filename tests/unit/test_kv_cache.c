@@ -204,6 +204,95 @@ static void test_only_the_wanted_layers_are_stored(void **state)
     cox_arena_destroy(arena);
 }
 
+/* Like make_steered, of a sweep: the rows at the entry of the layer above `layer` are the owner's, touched
+ * where [position] is not 0. */
+static sequence *make_entering(uint32_t seed, int32_t layer, const uint8_t *touched, int32_t n_touched)
+{
+    int32_t position = 0;
+    while (!touched[position]) position++;
+    sequence *s = make_steered(seed, 7, layer, position);
+    s->table.has_entry = true;
+    s->table.touched = touched;
+    s->table.n_touched = n_touched;
+    return s;
+}
+
+/* Layer by layer, as the engine does: rows first <= p < n are written, then all positions are looked at. */
+static void pass_layers(cox_kv_cache *cache, sequence *s, int32_t first, int32_t n)
+{
+    s->table.is_passing = true;
+    cox_kv_begin_step(cache);
+    assert_true(cox_kv_reserve(cache, &s->table, first, n));
+    for (int32_t l = s->table.n_clean_layers + 1; l < N_LAYERS; l++) {
+        for (int32_t p = first; p < n; p++) {
+            assert_int_equal(cox_kv_start(cache, &s->table, p), s->table.n_clean_layers + 1);
+            float *key = key_of(cache, s, p, l);
+            key[0] = key[cox_kv_v_offset(cache)] = content(s, p, l);
+        }
+        for (int32_t p = 0; p < n; p++) assert_true(*key_of(cache, s, p, l) == content(s, p, l));
+    }
+    cox_kv_index(cache, &s->table, s->tokens, n, n);
+}
+
+static void test_keys_that_nobody_needs_later_have_one_block(void **state)
+{
+    (void)state;
+    enum { N = 41 };
+    cox_kv_cache *cache = create(2);
+    int32_t n_saved;
+    sequence *clean = make(1);
+    run(cache, clean, N, &n_saved);
+    drop(cache, clean);
+    const int32_t n_free = cox_kv_n_free_pages(cache);
+
+    uint8_t touched[N] = {[32] = 1, [40] = 1}; /* the second page from its first position on */
+    sequence *s = make_entering(1, 0, touched, N);
+    assert_int_equal(cox_kv_match(cache, &s->table, s->tokens, N, N - 1), 32);
+    pass_layers(cache, s, 32, N);
+    assert_ptr_equal(key_of(cache, s, 32, 1), key_of(cache, s, 32, 2));
+    drop(cache, s);
+
+    uint8_t later[N] = {[35] = 1}; /* what comes before in the page is taken over, in each layer */
+    s = make_entering(1, 0, later, N);
+    assert_int_equal(cox_kv_match(cache, &s->table, s->tokens, N, N - 1), 35);
+    pass_layers(cache, s, 35, N);
+    assert_ptr_not_equal(key_of(cache, s, 35, 1), key_of(cache, s, 35, 2));
+    drop(cache, s);
+
+    assert_int_equal(cox_kv_n_free_pages(cache), n_free);
+    clean = make(1); /* nobody has written into what the index knows */
+    assert_int_equal(run(cache, clean, N, &n_saved), N - 1);
+    drop(cache, clean);
+    cox_arena_destroy(arena);
+}
+
+static void test_untouched_rows_have_clean_keys_where_they_enter(void **state)
+{
+    (void)state;
+    enum { N = 41 };
+    cox_kv_cache *cache = create(2);
+    int32_t n_saved;
+    uint8_t touched[N] = {[3] = 1, [33] = 1};
+    sequence *s = make_entering(1, 0, touched, N);
+    assert_null(cox_kv_clean_block(cache, &s->table, 5, 1)); /* nothing is known yet */
+    sequence *clean = make(1);
+    run(cache, clean, N, &n_saved);
+    drop(cache, clean);
+    assert_int_equal(cox_kv_match(cache, &s->table, s->tokens, N, N - 1), 3);
+    pass_layers(cache, s, 3, N);
+    for (int32_t p = 3; p < N; p++) {
+        const float *block = cox_kv_clean_block(cache, &s->table, p, 1);
+        assert_int_equal(block == NULL, touched[p]);
+        assert_null(cox_kv_clean_block(cache, &s->table, p, 2)); /* they have seen touched rows there */
+        if (!block) continue;
+        const float *key = block + (size_t)(p % COX_KV_BLOCK) * HEAD_DIM;
+        float wanted = (float)((uint32_t)s->tokens[p] * 10 + 1);
+        assert_true(key[0] == wanted && key[cox_kv_v_offset(cache)] == wanted);
+    }
+    drop(cache, s);
+    cox_arena_destroy(arena);
+}
+
 static void test_old_prefixes_are_forgotten_for_room(void **state)
 {
     (void)state;
@@ -284,6 +373,8 @@ int main(void)
         cmocka_unit_test(test_prefixes_are_shared),
         cmocka_unit_test(test_steered_sequences_share_what_their_plan_leaves_clean),
         cmocka_unit_test(test_only_the_wanted_layers_are_stored),
+        cmocka_unit_test(test_keys_that_nobody_needs_later_have_one_block),
+        cmocka_unit_test(test_untouched_rows_have_clean_keys_where_they_enter),
         cmocka_unit_test(test_old_prefixes_are_forgotten_for_room),
         cmocka_unit_test(test_no_block_is_given_twice_or_to_others),
     };
