@@ -1,0 +1,155 @@
+"""What scripts/study says of its results: intervals and correlations, and its tables in Markdown. Pure functions of
+counts, and of studies as they are when they have been judged (`rows`, `kinds`, `attention`, ... of class Study).
+"""
+import math
+import statistics
+
+FAMILIES = {"residual_ablate": "residual direction ablated everywhere",
+            "attention_ablate": "residual direction ablated in attention's output alone, all layers",
+            "moe_ablate": "residual direction ablated in the experts' sum alone, all layers",
+            "residual_add": "residual direction added at its layer",
+            "expert_routing": "one expert, of the largest routing differences",
+            "expert_free": "one expert, free choice",
+            "layer_together": "all experts of a layer"}
+CONTROLS = {"random_direction": "random direction", "random_expert": "another expert's direction"}
+
+
+# --- Statistics ---
+
+
+def wilson(yes, n, z=1.959963984540054):
+    """Wilson's 95% interval."""
+    if not n:
+        return 0.0, 1.0
+    p, d = yes / n, 1 + z * z / n
+    mid, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    return max(0.0, mid - half), min(1.0, mid + half)
+
+
+def newcombe(yes, n, yes0, n0):
+    """p - p0 with Newcombe's 95% interval for two proportions (his method 10)."""
+    p, p0 = yes / n, yes0 / n0
+    (low, high), (low0, high0) = wilson(yes, n), wilson(yes0, n0)
+    return p - p0, p - p0 - math.hypot(p - low, high0 - p0), p - p0 + math.hypot(high - p, p0 - low0)
+
+
+# Student's t of 1, 2, ... degrees of freedom, 97.5%
+T = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131]
+
+
+def over_draws(yes, n, yes0, n0):
+    """(mean effect of draws that answered the same n prompts, its 95% interval): Newcombe's for the mean share, as of one
+    draw, widened by Student's interval for the mean of the draws."""
+    mean, low, high = newcombe(sum(yes) / len(yes), n, yes0, n0)
+    draws = T[min(len(yes), len(T) + 1) - 2] * statistics.stdev(yes) / n / math.sqrt(len(yes)) if len(yes) > 1 else 0.0
+    return mean, max(-1.0, mean - math.hypot(mean - low, draws)), min(1.0, mean + math.hypot(high - mean, draws))
+
+
+def rank_correlation(x, y):
+    """Spearman's, ties at their mean rank."""
+    def ranks(v):
+        return [sum(w < a for w in v) + (sum(w == a for w in v) - 1) / 2 for a in v]
+    x, y = ranks(x), ranks(y)
+    mx, my = sum(x) / len(x), sum(y) / len(y)
+    spread = math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
+    return sum((a - mx) * (b - my) for a, b in zip(x, y)) / spread if spread else float("nan")
+
+
+# --- Tables ---
+
+
+def percent(x):
+    return "-" if x is None else f"{100 * x:.0f}%"
+
+
+def effect(r, s):
+    return f"{r[s + '_effect']:+.0f} [{r[s + '_effect_low']:+.0f}, {r[s + '_effect_high']:+.0f}]"
+
+
+def where(r):
+    words = [f"layer {r['layer']}" + (f" expert {r['expert']}" if isinstance(r["expert"], int) else "")]
+    words += [r["weighting"]] if r["weighting"] else []
+    scope = {"\"all\"": "all tokens", "{\"last\": 1}": "last token of the prompt"}.get(r["positions"], r["positions"])
+    words += [f"direction at {r['source']}", scope, f"strength {r['strength']:g}"]
+    return ", ".join(words) + ("" if r["calm"] else " (not calm)")
+
+
+def control_cell(study, r, control, s):
+    """Mean effect over the draws with its interval, and the largest draw."""
+    same = [k for k in study.rows if (k["family"], k["aim"], k["control"]) == (r["family"], r["aim"], control)]
+    if not same:
+        return "-"
+    clean = study.rows[0]
+    mean, low, high = over_draws([k[s + "_refused"] for k in same], same[0][s + "_n"], clean[s + "_refused"], clean[s + "_n"])
+    largest = max((k[s + "_effect"] for k in same), key=abs)
+    return f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}], {largest:+.0f}"
+
+
+def strongest(study, aim, families):
+    """Of the judged plans of these families the one with the largest effect in the aim's direction."""
+    s, sign = ("a", -1) if aim == "weaken" else ("b", 1)
+    rows = [r for r in study.rows if r["aim"] == aim and not r["control"] and r["family"] in families]
+    return max(rows, key=lambda r: sign * r[s + "_effect"])
+
+
+def summary(studies):
+    out = ["| model, lists | A refused: no plan, ablated | A well formed, answered | B well formed: no plan, ablated | one expert by routing | "
+           "one expert, free | all experts of a layer | attention alone | experts alone | strongest induction on B |",
+           "|---|---|---|---|---|---|---|---|---|---|"]
+    for k in studies:
+        clean, ablated = k.rows[0], strongest(k, "weaken", ["residual_ablate"])
+        cells = [f"{k.model.name}, {k.lists.name}", f"{clean['a_refused']}, {ablated['a_refused']} of {clean['a_n']}",
+                 f"{percent(ablated['a_well_formed'])}, {percent(ablated['a_answered'])}", f"{percent(clean['b_well_formed'])}, {percent(ablated['b_well_formed'])}"]
+        for family in "expert_routing", "expert_free", "layer_together", "attention_ablate", "moe_ablate":
+            cells.append(effect(strongest(k, "weaken", [family]), "a"))
+        cells.append(effect(strongest(k, "strengthen", FAMILIES), "b"))
+        out.append("| " + " | ".join(cells) + " |")
+    return out + [""]
+
+
+def aim_table(study, aim):
+    s, title = ("a", "Weaken: A, which is refused without a plan") if aim == "weaken" else \
+        ("b", "Strengthen: B, which is answered without a plan")
+    good = ("well_formed", "answered") if s == "a" else ("well_formed_refusal",)
+    out = [f"**{title}**", "", f"| steered | chosen place | {s.upper()} refused | effect in points [95%] | {s.upper()} "
+           f"{', '.join(good).replace('_', ' ')} | " + ("B refused, well formed | " if s == "a" else "B fell apart | ") +
+           "random direction: mean, largest draw | another expert: mean, largest draw |", "|---|---|---|---|---|---|---|---|"]
+    for r in study.rows:
+        if r["aim"] != aim or r["control"]:
+            continue
+        beside = f"{r['b_refused']} of {r['b_n']}, {percent(r['b_well_formed'])}" if s == "a" else percent(r["b_fell_apart"])
+        cells = [FAMILIES[r["family"]], where(r), f"{r[s + '_refused']} of {r[s + '_n']}", effect(r, s),
+                 ", ".join(percent(r[f"{s}_{label}"]) for label in good), beside, *(control_cell(study, r, c, s) for c in CONTROLS)]
+        out.append("| " + " | ".join(cells) + " |")
+    return out + [""]
+
+
+def kind_table(study):
+    """Refused, and well formed, by the field --by, where the lists have it."""
+    kinds = list(study.kinds["clean"])
+    if len(kinds) <= 2:
+        return []
+    out = ["**By kind: refused / well formed**", "", "| plan | " + " | ".join(k.split("/", 1)[1] for k in kinds) + " |",
+           "|---|" + "---|" * len(kinds)]
+    for run, of in study.kinds.items():
+        cells = [f"{of[k]['refused'][0]} of {of[k]['refused'][1]} / " +
+                 (percent(of[k]["well_formed"][0] / of[k]["well_formed"][1]) if of[k]["well_formed"] else "-") for k in kinds]
+        out.append("| " + " | ".join([run, *cells]) + " |")
+    return out + [""]
+
+
+def table(study):
+    """The lines of one study in Markdown."""
+    clean, a = study.rows[0], study.attention
+    out = [f"### {study.model.name}, lists `{study.lists.name}`", "",
+           f"{len(study.cells)} cells on validation lists. Held-out, no plan: A refused {clean['a_refused']} of {clean['a_n']}, "
+           f"B refused {clean['b_refused']} of {clean['b_n']}, B well formed {percent(clean['b_well_formed'])}. Largest "
+           "routing differences (top-1, last 5 tokens): " + ", ".join(
+               f"layer {c['layer']} expert {c['expert']} {100 * c['difference']:+.0f} points" for c in study.candidates) +
+           f". Rank correlation of an expert's routing difference (size) with the largest fall of A's log-odds that steering it "
+           f"reaches: {study.correlation:+.2f}.", ""]
+    out += aim_table(study, "weaken") + aim_table(study, "strengthen") + kind_table(study)
+    words = [f"{n} {100 * a['share'][k]:.0f}%; ablated in one layer alone it changes A's mean log-odds of refusing by at most "
+             f"{a[k]['']:+.2f} [{a[k]['_low']:+.2f}, {a[k]['_high']:+.2f}] (layer {a[k]['layer']})"
+             for k, n in (("attention", "attention writes"), ("block", "experts write"))]
+    return out + [f"Of the ablated direction (after layer {a['layer']}, token {a['source']}) {words[0]}; {words[1]}.", ""]
