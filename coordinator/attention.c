@@ -95,8 +95,11 @@ static const float *clean_block(const cox_engine *engine, int32_t layer, int32_t
 /* Lists the slot's rows, from its first on, whose keys and values must be computed. */
 static int32_t list_fresh(cox_engine *engine, int32_t layer, const cox__slot *slot)
 {
+    const cox__batch *batch = &engine->batch;
     int32_t n = 0;
     for (int32_t row = slot->first; row < slot->end; row++) {
+        if (row == slot->first || batch->sequences[row] != batch->sequences[row - 1])
+            cox_kv_recall(engine->kv, &batch->sequences[row]->table, layer);
         if (!clean_block(engine, layer, row)) engine->batch.fresh[n++] = row - slot->first;
     }
     return n;

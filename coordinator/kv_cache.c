@@ -165,10 +165,10 @@ static int32_t take_block(cox_kv_cache *cache)
 }
 
 /* n_known: positions to be taken over from a borrowed block. From the highest layer down, so that "borrowed
- * below" holds at every moment. A layer of a passing page overwrites the keys and values of the one below,
- * whose rows have all attended by then; with positions to be taken over it would lose those. */
+ * below" holds at every moment. has_one: a block for all layers; each overwrites the keys and values of the
+ * one below, whose rows have all attended by then. */
 static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page, int32_t from,
-                          int32_t n_known)
+                          int32_t n_known, bool has_one)
 {
     if (page == table->n_pages) {
         for (int32_t l = 0; l < cache->shape.n_layers; l++) *cox__table_block(table, l, page) = -1;
@@ -176,7 +176,6 @@ static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page
             (cox_kv_page){.effect = table->pages[page].effect, .clean = -1, .own = -1, .residuals = -1};
         table->n_pages++;
     }
-    bool has_one = table->is_passing && n_known == 0;
     for (int32_t l = cache->shape.n_layers - 1, block = -1; l >= from; l--) {
         if (is_writable(table, page, l)) continue;
         if (block < 0 || !has_one) block = take_block(cache);
@@ -185,11 +184,30 @@ static bool make_writable(cox_kv_cache *cache, cox_kv_table *table, int32_t page
         *place = block;
         cox__block_use(cache, block);
         if (old < 0) continue;
-        copy_known(cache, n_known, old, *place);
+        if (!has_one) copy_known(cache, n_known, old, *place);
         cox__block_unuse(cache, old);
         table->pages[page].n_borrowed = l;
     }
     return true;
+}
+
+/* The page's n_known positions are just those before its rows, and the clean entry, which the table holds,
+ * has them in all layers. */
+static bool is_recallable(const cox_kv_cache *cache, const cox_kv_table *table, int32_t page, int32_t first,
+                          int32_t n_known)
+{
+    if (page >= table->n_pages || n_known != first - page * COX_KV_BLOCK) return false;
+    const cox_kv_page *p = &table->pages[page];
+    return p->clean >= 0 && (p->own < 0 || p->own == p->clean) &&
+           cache->entries[p->clean].n_layers == cache->shape.n_layers;
+}
+
+void cox_kv_recall(cox_kv_cache *cache, const cox_kv_table *table, int32_t layer)
+{
+    if (table->n_recalled == 0) return;
+    int32_t page = table->recalled_page, entry = table->pages[page].clean;
+    int32_t known = cache->entry_blocks[(size_t)entry * (size_t)cache->shape.n_layers + (size_t)layer];
+    copy_known(cache, table->n_recalled, known, *cox__table_block(table, layer, page));
 }
 
 bool cox_kv_reserve(cox_kv_cache *cache, cox_kv_table *table, int32_t first, int32_t end)
@@ -203,8 +221,11 @@ bool cox_kv_reserve(cox_kv_cache *cache, cox_kv_table *table, int32_t first, int
     }
     if (n_wanted > cache->n_free_blocks + cache->n_idle_blocks) return false;
     for (int32_t page = first_page; page < end_page; page++) {
-        if (!make_writable(cache, table, page, first_layer(cache, table, page, first, end),
-                           n_left_known(cache, table, page, first, end)))
+        int32_t n_known = n_left_known(cache, table, page, first, end);
+        bool has_one =
+            table->is_passing && (n_known == 0 || is_recallable(cache, table, page, first, n_known));
+        if (has_one && n_known > 0) table->recalled_page = page, table->n_recalled = n_known;
+        if (!make_writable(cache, table, page, first_layer(cache, table, page, first, end), n_known, has_one))
             return false;
     }
     return true;
@@ -222,7 +243,7 @@ void cox_kv_release(cox_kv_cache *cache, cox_kv_table *table)
     cox__prefix_move(cache, table->base, -1);
     cox__prefix_move(cache, table->clean, -1);
     cox__prefix_move(cache, table->own, -1);
-    table->n_pages = table->n_matched = table->n_indexed = 0;
+    table->n_pages = table->n_matched = table->n_indexed = table->n_recalled = 0;
     table->base = table->clean = table->own = -1;
     table->has_told_tail = false;
 }

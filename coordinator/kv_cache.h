@@ -82,11 +82,12 @@ typedef struct cox_kv_table {
     bool is_passing;          /* set before reserve: all rows that the sequence will ever compute are in this
                                  step, and nobody needs their keys and values when it is over. A page of them
                                  may have one block for all layers, which stays in the cache of the CPU */
-    bool is_private;          /* shares nothing, neither way */
-    int32_t n_matched;        /* positions below are known to the index */
-    int32_t n_indexed;        /* leading pages that this sequence has told the index, or need not tell */
-    int32_t base;             /* held: the last clean entry that matched; -1: none */
-    int32_t clean, own;       /* held: entries of page n_indexed - 1; -1: before the first; or COX_KV_ENDED */
+    int32_t recalled_page, n_recalled; /* such a page's first positions are known: see cox_kv_recall */
+    bool is_private;                   /* shares nothing, neither way */
+    int32_t n_matched;                 /* positions below are known to the index */
+    int32_t n_indexed;  /* leading pages that this sequence has told the index, or need not tell */
+    int32_t base;       /* held: the last clean entry that matched; -1: none */
+    int32_t clean, own; /* held: entries of page n_indexed - 1; -1: before the first; or COX_KV_ENDED */
     bool has_told_tail;
 } cox_kv_table;
 
@@ -115,6 +116,9 @@ bool cox_kv_is_entry(const cox_kv_table *table, int32_t position, int32_t start)
  */
 const float *cox_kv_clean_block(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
                                 int32_t layer);
+/* Before rows of a passing table attend in `layer`: what is known of a page that has one block for all layers
+ * comes there from the index. */
+void cox_kv_recall(cox_kv_cache *cache, const cox_kv_table *table, int32_t layer);
 /* f32 [d_model]; layer = cox_kv_start(...) > 0. */
 const float *cox_kv_residual(const cox_kv_cache *cache, const cox_kv_table *table, int32_t position,
                              int32_t layer);
