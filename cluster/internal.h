@@ -61,8 +61,10 @@ const char *cox__launch_srun_tasks(void);
 /* launch.c: waits until the launcher has read what this rank has written on stderr, at most two seconds. */
 void cox__launch_flush(void);
 
-/* drain.c: SIGUSR1 waits, or if it has come, comes again, when this process has started itself once more. */
+/* drain.c: what a process listens to waits, or if it has come, comes again, when the process has started
+ * itself once more; release: it has not, after all. Nothing where nobody listens. */
 void cox__drain_hold(void);
+void cox__drain_release(void);
 
 /* The one conversion of a count to MPI's int; a count that does not fit ends the job (what: static, for the
  * message). */

@@ -86,10 +86,14 @@ cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
     if (failed || setenv("KMP_BLOCKTIME", "0", 0) != 0) {
         return cox_fail(COX_NO_MEMORY, "out of memory for the environment");
     }
+    char program[4096]; /* by its own path: as /proc/self/exe the process would be called "exe" */
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length < 0) return COX_OK; /* it would only have been faster */
+    program[length] = '\0';
     cox__drain_hold();
-    execv("/proc/self/exe", argv);
-    return cox_fail(COX_IO, "cannot start this program again with another environment for OpenMP: %s",
-                    strerror(errno));
+    execv(program, argv);
+    cox__drain_release();
+    return COX_OK;
 }
 
 /* Messages of one row (tens of KiB) go eagerly through shared memory: at Open MPI's own limit of 4 KiB they

@@ -37,11 +37,19 @@ def newcombe(yes, n, yes0, n0):
 T = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131]
 
 
+def student(values):
+    """(mean, half of Student's 95% interval); of one value the half is 0."""
+    k = len(values)
+    half = T[min(k, len(T) + 1) - 2] * statistics.stdev(values) / math.sqrt(k) if k > 1 else 0.0
+    return sum(values) / k, half
+
+
 def over_draws(yes, n, yes0, n0):
     """(mean effect of draws that answered the same n prompts, its 95% interval): Newcombe's for the mean share, as of one
     draw, widened by Student's interval for the mean of the draws."""
-    mean, low, high = newcombe(sum(yes) / len(yes), n, yes0, n0)
-    draws = T[min(len(yes), len(T) + 1) - 2] * statistics.stdev(yes) / n / math.sqrt(len(yes)) if len(yes) > 1 else 0.0
+    mean_yes, half = student(yes)
+    mean, low, high = newcombe(mean_yes, n, yes0, n0)
+    draws = half / n
     return mean, max(-1.0, mean - math.hypot(mean - low, draws)), min(1.0, mean + math.hypot(high - mean, draws))
 
 
@@ -63,7 +71,7 @@ def percent(x):
 
 
 def effect(r, s):
-    return f"{r[s + '_effect']:+.0f} [{r[s + '_effect_low']:+.0f}, {r[s + '_effect_high']:+.0f}]"
+    return "-" if r is None else f"{r[s + '_effect']:+.0f} [{r[s + '_effect_low']:+.0f}, {r[s + '_effect_high']:+.0f}]"
 
 
 def where(r):
@@ -86,20 +94,21 @@ def control_cell(study, r, control, s):
 
 
 def strongest(study, aim, families):
-    """Of the judged plans of these families the one with the largest effect in the aim's direction."""
+    """Of the judged plans of these families the one with the largest effect in the aim's direction, or None."""
     s, sign = ("a", -1) if aim == "weaken" else ("b", 1)
     rows = [r for r in study.rows if r["aim"] == aim and not r["control"] and r["family"] in families]
-    return max(rows, key=lambda r: sign * r[s + "_effect"])
+    return max(rows, key=lambda r: sign * r[s + "_effect"], default=None)
 
 
 def summary(studies):
-    out = ["| model, lists | A refused: no plan, ablated | A well formed, answered | B well formed: no plan, ablated | one expert by routing | "
-           "one expert, free | all experts of a layer | attention alone | experts alone | strongest induction on B |",
+    out = ["| model, lists | A refused: no plan, ablated | A well formed, answered | B well formed: no plan, ablated | "
+           "one expert by routing | one expert, free | all experts of a layer | attention alone | experts alone | strongest induction on B |",
            "|---|---|---|---|---|---|---|---|---|---|"]
     for k in studies:
         clean, ablated = k.rows[0], strongest(k, "weaken", ["residual_ablate"])
         cells = [f"{k.model.name}, {k.lists.name}", f"{clean['a_refused']}, {ablated['a_refused']} of {clean['a_n']}",
-                 f"{percent(ablated['a_well_formed'])}, {percent(ablated['a_answered'])}", f"{percent(clean['b_well_formed'])}, {percent(ablated['b_well_formed'])}"]
+                 f"{percent(ablated['a_well_formed'])}, {percent(ablated['a_answered'])}",
+                 f"{percent(clean['b_well_formed'])}, {percent(ablated['b_well_formed'])}"]
         for family in "expert_routing", "expert_free", "layer_together", "attention_ablate", "moe_ablate":
             cells.append(effect(strongest(k, "weaken", [family]), "a"))
         cells.append(effect(strongest(k, "strengthen", FAMILIES), "b"))
