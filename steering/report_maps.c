@@ -71,8 +71,9 @@ static void print_cell(FILE *file, const map *m, int32_t row, int32_t expert)
         fprintf(file, "<path class=\"none\" d=\"M%d %dl%d %d\"/>", x, y + m->height - 1, m->width - 1,
                 1 - m->height);
     if (has_text) {
-        fprintf(file, "<text class=\"%s%s\" x=\"%.1f\" y=\"%.1f\">", fabs(share) > 0.6 ? "strong" : "weak",
-                is_certain ? "" : " unsure", x + (m->width - 1) / 2.0, y + (m->height - 1) / 2.0 + 3.5);
+        const char *depth = fabs(share) > 0.85 ? "strong" : fabs(share) > 0.6 ? "middle" : "weak";
+        fprintf(file, "<text class=\"%s%s\" x=\"%.1f\" y=\"%.1f\">", depth, is_certain ? "" : " unsure",
+                x + (m->width - 1) / 2.0, y + (m->height - 1) / 2.0 + 3.5);
         if (m->n_columns > MANY_COLUMNS)
             fputs(i->value > 0 ? "+" : "\xe2\x88\x92", file);
         else if (fabs(i->value) < 0.05)
