@@ -57,6 +57,13 @@ kill -KILL "$child"
 wait $job || code=$?
 check "a command was killed: exit code 1" test $code = 1
 check "and its log is named" grep -q "messages are in $cut/log.txt" "$work/err.txt"
+"${study[@]}" --output "$work/cut" > /dev/null 2> "$work/err.txt" &
+job=$!
+wait_for_cells "$(($(wc -l < "$cut/grid/stage1.jsonl") + 5))"
+kill -KILL $job
+wait $job
+sleep 0.2
+check "what a killed study ran ends with it" test -z "$(pgrep -f -- "--output $cut/grid")"
 "${study[@]}" --output "$work/cut" > "$work/cut.md" 2> "$work/err.txt"
 check "the same command goes on" test $? = 0
 check "to the same tables" cmp <(tail -n +2 "$work/out.md") <(tail -n +2 "$work/cut.md")
