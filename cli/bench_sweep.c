@@ -211,13 +211,34 @@ static void mean_of(const double *values, int32_t n, double *mean, double *reach
     *reach = COX_Z_95 * sqrt(squares / (n - 1) / n);
 }
 
-static json_t *times_json(const double *alone_s, int32_t n_alone, double sweep_s, int64_t n)
+/* Of a cell: alone, with half of its 95% interval, and in the sweep. */
+static json_t *times_json(double mean, double reach, double cell_s)
 {
-    double mean, reach, cell_s = sweep_s / (double)n;
-    mean_of(alone_s, n_alone, &mean, &reach);
     return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f}", "alone_ms", 1e3 * mean, "alone_ms_reach", 1e3 * reach,
                      "sweep_ms", 1e3 * cell_s, "ratio", cell_s / mean, "ratio_low", cell_s / (mean + reach),
                      "ratio_high", cell_s / (mean - reach));
+}
+
+static json_t *group_times_json(const double *alone_s, int32_t n_alone, double sweep_s, int64_t n)
+{
+    double mean, reach;
+    mean_of(alone_s, n_alone, &mean, &reach);
+    return times_json(mean, reach, sweep_s / (double)n);
+}
+
+/* Of all cells: the groups by their numbers of cells. */
+static json_t *all_times_json(const bench *b, const group *groups, int32_t n_groups, bool is_cpu)
+{
+    double mean = 0, square_reach = 0, cell_s = 0, n_all = (double)b->sweep.grid->n_cells;
+    for (int32_t i = 0; i < n_groups; i++) {
+        const group *g = &groups[i];
+        double part = (double)g->n / n_all, group_mean, reach;
+        mean_of(is_cpu ? g->alone_cpu_s : g->alone_s, b->n_alone, &group_mean, &reach);
+        mean += part * group_mean;
+        square_reach += part * reach * part * reach;
+        cell_s += (is_cpu ? g->sweep_cpu_s : g->sweep_s) / n_all;
+    }
+    return times_json(mean, sqrt(square_reach), cell_s);
 }
 
 static json_t *savings_json(const cox_cell_savings *s)
@@ -233,8 +254,8 @@ static json_t *group_json(const bench *b, const group *g)
 {
     return json_pack(
         "{s:s,s:I,s:I,s:o?,s:o?,s:o?,s:I,s:I,s:I}", "cells_with", g->name, "cells", (json_int_t)g->n, "alone",
-        (json_int_t)b->n_alone, "clock", times_json(g->alone_s, b->n_alone, g->sweep_s, g->n), "cpu",
-        times_json(g->alone_cpu_s, b->n_alone, g->sweep_cpu_s, g->n), "rows_through_layers",
+        (json_int_t)b->n_alone, "clock", group_times_json(g->alone_s, b->n_alone, g->sweep_s, g->n), "cpu",
+        group_times_json(g->alone_cpu_s, b->n_alone, g->sweep_cpu_s, g->n), "rows_through_layers",
         savings_json(&g->savings), "layer_rows_a_cell", (json_int_t)(g->savings.whole / (uint64_t)g->n),
         "logits_compared", (json_int_t)g->n_compared, "logits_different", (json_int_t)g->n_different);
 }
@@ -280,9 +301,12 @@ static cox_status report(const bench *b, const group *groups, int32_t n_groups)
 {
     json_t *list = json_array();
     for (int32_t i = 0; i < n_groups; i++) json_array_append_new(list, group_json(b, &groups[i]));
-    json_t *json =
-        json_pack("{s:s,s:o?,s:o?,s:o?,s:o}", "benchmark", "sweep", "model", cox_bench_model_json(b->run),
-                  "run", cox_bench_run_json(b->run), "work", work_json(b), "results", list);
+    json_t *all = json_pack("{s:I,s:o?,s:o?}", "cells", (json_int_t)b->sweep.grid->n_cells, "clock",
+                            all_times_json(b, groups, n_groups, false), "cpu",
+                            all_times_json(b, groups, n_groups, true));
+    json_t *json = json_pack("{s:s,s:o?,s:o?,s:o?,s:o,s:o?}", "benchmark", "sweep", "model",
+                             cox_bench_model_json(b->run), "run", cox_bench_run_json(b->run), "work",
+                             work_json(b), "results", list, "all", all);
     char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     if (text && b->run->options->is_json) {
         puts(text);
@@ -291,6 +315,11 @@ static cox_status report(const bench *b, const group *groups, int32_t n_groups)
         cox_bench_print(json, "run");
         cox_bench_print(json, "work");
         for (int32_t i = 0; i < n_groups; i++) print_group(json_array_get(list, (size_t)i), &groups[i]);
+        if (n_groups > 1) {
+            printf("\nall: %" PRId64 " cells\n", b->sweep.grid->n_cells);
+            print_times(all, "clock");
+            print_times(all, "cpu");
+        }
     }
     cox_status status = text ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the report");
     free(text);

@@ -140,17 +140,21 @@ static void apply_at(const steered *s, cox_site site, float *h)
     }
 }
 
-/* What the expert's host makes of its output. */
-static void apply_routed(const steered *s, int32_t expert, float *y)
+/* What the expert's host makes of its output: that itself where no plan acts on it, else a copy in y. */
+static const float *apply_routed(const steered *s, int32_t expert, const float *output, float *y)
 {
+    const float *steered_output = output;
     for (int32_t i = 0, stacked = 0; i < s->n && stacked < COX_PLAN_MAX_STACK; i++) {
         const cox_intervention *v = &s->plan->interventions[s->list[i]];
         cox_steer_effect effect;
         if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
         stacked++;
-        if (cox_positions_contain(&v->positions, s->position, s->n_prompt))
-            cox_intervention_apply(v, s->c->kernels, y, s->scratch, &effect);
+        if (!cox_positions_contain(&v->positions, s->position, s->n_prompt)) continue;
+        if (steered_output == output) memcpy(y, output, (size_t)s->c->model->d_model * sizeof *y);
+        steered_output = y;
+        cox_intervention_apply(v, s->c->kernels, y, s->scratch, &effect);
     }
+    return steered_output;
 }
 
 /* The plan's terms for experts from <= e < to. */
@@ -183,9 +187,8 @@ static void combine(const steered *s, float *sum, float *y)
         int32_t expert = c->experts[s->row * top_k + k];
         const float *output = c->outputs + (s->row * top_k + k) * d_model;
         add_terms(s, last + 1, expert, false, sum);
-        memcpy(y, output, d_model * sizeof *y);
-        apply_routed(s, expert, y);
-        cox_axpy(c->kernels, sum, c->weights[s->row * top_k + k], y, c->model->d_model);
+        const float *steered_output = apply_routed(s, expert, output, y);
+        cox_axpy(c->kernels, sum, c->weights[s->row * top_k + k], steered_output, c->model->d_model);
         add_terms(s, expert, expert + 1, true, sum);
         last = expert;
     }

@@ -204,7 +204,8 @@ void cox_swiglu_clamped(const cox_kernels *kernels, float *y, const float *gate,
     kernels->swiglu_clamped(y, gate, up, n, alpha, limit);
 }
 
-void cox_exp_f64_row(double *y, const double *x, int32_t n)
+/* For functions of f64 that no model's run chooses a set for. */
+static const cox_kernels *best_set(void)
 {
     static const cox_kernels *_Atomic best; /* asking the CPU takes longer than a row */
     const cox_kernels *set = best;
@@ -213,7 +214,19 @@ void cox_exp_f64_row(double *y, const double *x, int32_t n)
         select_exact(&set, "auto", &is_found);
         best = set;
     }
-    set->exp_f64(y, x, n);
+    return set;
+}
+
+void cox_log_sum_exps(const float *x, const uint8_t *in_set, int32_t n, double result[2])
+{
+    double shifts[2], sums[2];
+    best_set()->exp_sums(x, in_set, n, shifts, sums);
+    for (int part = 0; part < 2; part++) result[part] = shifts[part] + cox_log_f64(sums[part]);
+}
+
+double cox_kl_sum(const double *p, const double *log_p, const float *x, double whole, int32_t n)
+{
+    return best_set()->kl_sum(p, log_p, x, whole, n);
 }
 
 void cox_rope(const cox_kernels *kernels, float *x, const float *cosine, const float *sine, int32_t n_rot)

@@ -17,9 +17,11 @@
 #define COX__EXP_C5  0x1.a1250ep-13f
 
 /* The same in f64 (scalar_f64.c). */
-#define COX__LOG2_E_F64 0x1.71547652b82fep+0
-#define COX__LN2_HI_F64 0x1.62e42fefa2p-1 /* 40 bits */
-#define COX__LN2_LO_F64 0x1.9ef35793c7673p-41
+#define COX__LOG2_E_F64   0x1.71547652b82fep+0
+#define COX__LN2_HI_F64   0x1.62e42fefa2p-1 /* 40 bits */
+#define COX__LN2_LO_F64   0x1.9ef35793c7673p-41
+#define COX__ROUND_F64    0x1.8p+52
+#define COX__EXP_TERM_MIN (-708.0) /* exp of it is a normal number */
 /* 1 / k! for k = 2..14 */
 #define COX__INVERSE_FACTORIALS                                                                     \
     {                                                                                               \

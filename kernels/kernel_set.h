@@ -58,7 +58,9 @@ struct cox_kernels {
     void (*silu_mul)(float *y, const float *gate, const float *up, int32_t n);
     void (*swiglu_clamped)(float *y, const float *gate, const float *up, int32_t n, float alpha, float limit);
     void (*rope)(float *x, const float *cosine, const float *sine, int32_t n_rot);
-    void (*exp_f64)(double *y, const double *x, int32_t n);
+    /* [out] shifts: the largest of each part, 0 if that is infinite; sums of exp(x - shift) */
+    void (*exp_sums)(const float *x, const uint8_t *in_set, int32_t n, double shifts[2], double sums[2]);
+    double (*kl_sum)(const double *p, const double *log_p, const float *x, double whole, int32_t n);
 };
 
 extern const cox_kernels cox__kernels_ref, cox__kernels_avx2, cox__kernels_avx512, cox__kernels_avx512_simde;
@@ -87,7 +89,11 @@ void cox__silu_mul_ref(float *y, const float *gate, const float *up, int32_t n);
 void cox__swiglu_clamped_ref(float *y, const float *gate, const float *up, int32_t n, float alpha,
                              float limit);
 void cox__rope_ref(float *x, const float *cosine, const float *sine, int32_t n_rot);
-void cox__exp_f64_ref(double *y, const double *x, int32_t n);
+/* exp(x) of x <= 0 within 2 ulp of f64, 0 below COX__EXP_TERM_MIN, so that no term is a subnormal number;
+ * infinity and NaN are themselves. */
+double cox__exp_term_ref(double x);
+void cox__exp_sums_ref(const float *x, const uint8_t *in_set, int32_t n, double shifts[2], double sums[2]);
+double cox__kl_sum_ref(const double *p, const double *log_p, const float *x, double whole, int32_t n);
 
 /* Columns rounded up to whole lanes. */
 static inline int32_t cox__padded(int32_t n)

@@ -152,10 +152,18 @@ float cox_sigmoid(float x);
  * of f64, sincos for |x| <= 2^20. */
 void cox_sincos_f64(double x, double *sine, double *cosine);
 double cox_exp_f64(double x);
-/* y[i] = cox_exp_f64(x[i]), the same bits, many at a time by the best exact set of this CPU; y may be x. */
-void cox_exp_f64_row(double *y, const double *x, int32_t n);
 double cox_log_f64(double x);
 double cox_pow_f64(double base, double exponent); /* base > 0 */
+
+/*
+ * Two sums over logits x [n] in f64, by the best exact set of this CPU, the same bits by all: sixteen lanes
+ * of partial sums, i mod 16, each in ascending i, folded as the dot product's. -infinity is a term of 0.
+ * cox_log_sum_exps: [out] result: log sum exp(x[i]) of the i with in_set[i] == 0, then of the others; NULL:
+ * none is in the set. -infinity of no terms, NaN if one of them is.
+ * cox_kl_sum: sum of p[i] (log_p[i] - (x[i] - whole)) where p[i] > 0.
+ */
+void cox_log_sum_exps(const float *x, const uint8_t *in_set, int32_t n, double result[2]);
+double cox_kl_sum(const double *p, const double *log_p, const float *x, double whole, int32_t n);
 
 /* Exact widening of one element. */
 float cox_f16_to_f32(uint16_t bits);

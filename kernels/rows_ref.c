@@ -4,6 +4,7 @@
  */
 #include <math.h>
 
+#include "kernels/exp_constants.h"
 #include "kernels/kernel_set.h"
 
 static float fold(float lanes[COX__LANES])
@@ -85,9 +86,48 @@ void cox__rope_ref(float *x, const float *cosine, const float *sine, int32_t n_r
     }
 }
 
-void cox__exp_f64_ref(double *y, const double *x, int32_t n)
+static double fold_f64(double lanes[COX__LANES])
 {
-    for (int32_t i = 0; i < n; i++) y[i] = cox_exp_f64(x[i]);
+    for (int width = COX__LANES / 2; width > 0; width /= 2) {
+        for (int j = 0; j < width; j++) lanes[j] += lanes[j + width];
+    }
+    return lanes[0];
+}
+
+double cox__exp_term_ref(double x)
+{
+    static const double inverse_factorial[] = COX__INVERSE_FACTORIALS;
+    if (!(x >= COX__EXP_TERM_MIN && x <= 0.0)) return x < 0.0 ? 0.0 : x;
+    double n = fma(x, COX__LOG2_E_F64, COX__ROUND_F64) - COX__ROUND_F64; /* the nearest integer */
+    double r = fma(n, -COX__LN2_LO_F64, fma(n, -COX__LN2_HI_F64, x));
+    double tail = inverse_factorial[11];
+    for (int k = 10; k >= 0; k--) tail = fma(tail, r, inverse_factorial[k]);
+    return ldexp(1.0 + fma(r * r, tail, r), (int)n); /* a normal number, so exactly */
+}
+
+void cox__exp_sums_ref(const float *x, const uint8_t *in_set, int32_t n, double shifts[2], double sums[2])
+{
+    float tops[2] = {-INFINITY, -INFINITY};
+    double lanes[2][COX__LANES] = {{0}};
+    for (int32_t i = 0; i < n; i++) {
+        int part = in_set && in_set[i];
+        tops[part] = x[i] > tops[part] ? x[i] : tops[part];
+    }
+    for (int part = 0; part < 2; part++) shifts[part] = isinf(tops[part]) ? 0.0 : (double)tops[part] + 0.0;
+    for (int32_t i = 0; i < n; i++) {
+        int part = in_set && in_set[i];
+        lanes[part][i % COX__LANES] += cox__exp_term_ref((double)x[i] - shifts[part]);
+    }
+    for (int part = 0; part < 2; part++) sums[part] = fold_f64(lanes[part]);
+}
+
+double cox__kl_sum_ref(const double *p, const double *log_p, const float *x, double whole, int32_t n)
+{
+    double lanes[COX__LANES] = {0};
+    for (int32_t i = 0; i < n; i++) {
+        if (p[i] > 0) lanes[i % COX__LANES] += p[i] * (log_p[i] - ((double)x[i] - whole));
+    }
+    return fold_f64(lanes);
 }
 
 const cox_kernels cox__kernels_ref = {
@@ -104,5 +144,6 @@ const cox_kernels cox__kernels_ref = {
     .silu_mul = cox__silu_mul_ref,
     .swiglu_clamped = cox__swiglu_clamped_ref,
     .rope = cox__rope_ref,
-    .exp_f64 = cox__exp_f64_ref,
+    .exp_sums = cox__exp_sums_ref,
+    .kl_sum = cox__kl_sum_ref,
 };

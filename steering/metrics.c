@@ -9,51 +9,17 @@
 
 /* --- Logits --- */
 
-enum { CHUNK = 128 };
-
-/* [out] result: of the tokens with in_set[i] == 0 and of those with in_set[i] != 0; NULL: none are in it. */
-static void log_sum_exps(const float *logits, const uint8_t *in_set, int32_t n, double result[2])
-{
-    static const uint8_t none[CHUNK] = {0};
-    float top_in = -INFINITY, top_out = -INFINITY;
-    bool has_nan_in = false, has_nan_out = false;
-    double sum_in = 0, sum_out = 0;
-    for (int32_t i = 0; i < n; i++) { /* without branches: a vocabulary is long */
-        bool is_in = in_set && in_set[i], is_nan = isnan(logits[i]);
-        float in = is_in ? logits[i] : -INFINITY, out = is_in ? -INFINITY : logits[i];
-        has_nan_in |= is_nan & is_in, has_nan_out |= is_nan & !is_in;
-        top_in = in > top_in ? in : top_in;
-        top_out = out > top_out ? out : top_out;
-    }
-    for (int32_t first = 0; first < n; first += CHUNK) {
-        double x[CHUNK];
-        const uint8_t *is_in = in_set ? in_set + first : none;
-        int32_t count = n - first < CHUNK ? n - first : CHUNK;
-        for (int32_t i = 0; i < count; i++)
-            x[i] = (double)logits[first + i] - (double)(is_in[i] ? top_in : top_out);
-        cox_exp_f64_row(x, x, count);
-        for (int32_t i = 0; i < count; i++) { /* adding +0 changes no bit of these sums */
-            sum_in += is_in[i] ? x[i] : 0;
-            sum_out += is_in[i] ? 0 : x[i];
-        }
-    }
-    result[0] = isinf(top_out) ? (double)top_out : (double)top_out + cox_log_f64(sum_out);
-    result[1] = isinf(top_in) ? (double)top_in : (double)top_in + cox_log_f64(sum_in);
-    if (has_nan_out) result[0] = NAN;
-    if (has_nan_in) result[1] = NAN;
-}
-
 double cox_log_sum_exp(const float *logits, int32_t n)
 {
     double result[2];
-    log_sum_exps(logits, NULL, n, result);
+    cox_log_sum_exps(logits, NULL, n, result);
     return result[0];
 }
 
 double cox_log_odds_of(const float *logits, const uint8_t *in_set, int32_t n, double *whole)
 {
     double parts[2];
-    log_sum_exps(logits, in_set, n, parts);
+    cox_log_sum_exps(logits, in_set, n, parts);
     double in = parts[1], out = parts[0];
     double higher = in > out ? in : out, lower = in > out ? out : in;
     *whole = isinf(lower) ? higher : higher + cox_log_f64(1 + cox_exp_f64(lower - higher));
@@ -79,11 +45,8 @@ bool cox_softmax_f64(const float *logits, int32_t n, double *p, double *log_p)
 
 double cox_kl_from(const double *p, const double *log_p, const float *steered, double whole, int32_t n)
 {
-    double sum = 0;
     if (!isfinite(whole)) return NAN;
-    for (int32_t i = 0; i < n; i++) {
-        if (p[i] > 0) sum += p[i] * (log_p[i] - ((double)steered[i] - whole));
-    }
+    double sum = cox_kl_sum(p, log_p, steered, whole, n);
     return sum > 0 ? sum : 0; /* below 0 by rounding only */
 }
 

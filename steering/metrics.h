@@ -1,7 +1,7 @@
 /*
  * What a model's logits say about steering, as numbers: refusal log-odds, divergence from the clean run,
  * perplexity; and intervals for rates and means. Pure functions in f64 over f32 logits, with our own exp and
- * log and sums in ascending index, so a number has the same bits on every machine.
+ * log and sums in an order of their own, so a number has the same bits on every machine.
  */
 #ifndef COX_STEERING_METRICS_H
 #define COX_STEERING_METRICS_H

@@ -57,6 +57,21 @@ for name in olmoe-velk mixtral-sorn gpt-oss-quil; do
         check "$name $layout: in every group" test "$(grep -o '"logits_compared":60,"logits_different":0' "$work/out.json" | wc -l)" = 5
     done
 done
+# each group's mean by its cells, which must make the line of all
+sums() { # clock or cpu, the member
+    python3 - "$work/out.json" "$1" "$2" << 'SUMS'
+import json, sys
+
+out = json.load(open(sys.argv[1]))
+value = lambda part: part[sys.argv[2]][sys.argv[3]]
+mean = sum(value(group) * group["cells"] for group in out["results"]) / out["all"]["cells"]
+sys.exit(not abs(value(out["all"]) / mean - 1) < 1e-6)
+SUMS
+}
+if command -v python3 > /dev/null; then
+    check "all cells, alone" sums cpu alone_ms
+    check "all cells, in the sweep" sums clock sweep_ms
+fi
 check "rows are shared" grep -Eq '"shared_beginnings":0\.[0-9]*[1-9]' "$work/out.json"
 refuses 2 "grid" bench --model "$model" --sweep
 refuses 5 "one coordinator" "${sweep[@]}" --ranks 2 --coordinators 2 --experts-on all

@@ -166,38 +166,109 @@ static void test_reference_against_f64(void **state)
     }
 }
 
-/* Every set, and what the row function chooses, against the scalar function. */
-static void test_exp_f64_of_rows_is_the_scalar_one(void **state)
+enum { MOST_LOGITS = 1009 };
+
+typedef struct {
+    float x[MOST_LOGITS];
+    uint8_t in_set[MOST_LOGITS];
+    double p[MOST_LOGITS], log_p[MOST_LOGITS];
+} logits;
+
+/* odd: with infinities, NaN and numbers whose exponential is 0 or below the normal ones. */
+static void make_logits(logits *l, int32_t n, float size, bool is_odd)
+{
+    static const float odd[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -745.0f, -710.0f, 3e38f, -3e38f};
+    for (int32_t i = 0; i < n; i++) {
+        l->x[i] = random_float() * size;
+        if (is_odd && random_bits() % 32 == 0) l->x[i] = odd[random_bits() % (sizeof odd / sizeof *odd)];
+        l->in_set[i] = random_bits() % 8 == 0 ? (uint8_t)(1 + random_bits() % 255) : 0;
+        l->p[i] = random_bits() % 8 == 0 ? 0.0 : fabs((double)random_float());
+        l->log_p[i] = l->p[i] > 0 ? log(l->p[i]) : -INFINITY;
+    }
+}
+
+static void expect_same_f64(int set, const char *what, double value, double want)
+{
+    if ((isnan(want) && isnan(value)) || memcmp(&want, &value, sizeof want) == 0) return;
+    fail_msg("set %d: %s is %a, not %a", set, what, value, want);
+}
+
+static void test_sums_over_logits_have_the_reference_bits(void **state)
 {
     (void)state;
-    enum { N = 1009 };
-    static const double odd[] = {0.0,      -0.0,   INFINITY, -INFINITY, (double)NAN, 710.0,
-                                 710.0001, 709.78, -745.2,   -746.0,    -746.001,    -708.5,
-                                 1e-310,   1e308,  -1e308,   0x1p-1074};
-    static double x[N], y[N];
-    for (int round = 0; round < 200; round++) {
-        double size = round % 4 == 0 ? 1.0 : round % 4 == 1 ? 20.0 : round % 4 == 2 ? 760.0 : 1e-4;
-        for (int i = 0; i < N; i++) {
-            x[i] = (double)random_float() * size;
-            if (random_bits() % 32 == 0) x[i] = odd[random_bits() % (sizeof odd / sizeof *odd)];
-        }
-        const cox_kernels *const sets[] = {&cox__kernels_ref, &cox__kernels_avx2, &cox__kernels_avx512};
-        for (int s = 0; s < 4; s++) {
-            const cox_kernels *set = NULL;
-            if (s < 3 && cox_kernels_select(&set, cox_kernels_name(sets[s])) != COX_OK) continue;
-            int32_t n = s == 3 ? (int32_t)(random_bits() % N) : N;
-            if (set) {
-                set->exp_f64(y, x, n);
-            } else {
-                cox_exp_f64_row(y, x, n);
+    static logits l;
+    const cox_kernels *const sets[] = {&cox__kernels_avx2, &cox__kernels_avx512};
+    for (int round = 0; round < 400; round++) {
+        static const float sizes[] = {1.0f, 20.0f, 760.0f, 1e-4f};
+        int32_t n = round < 40 ? round : (int32_t)(random_bits() % MOST_LOGITS);
+        make_logits(&l, n, sizes[round % 4], round % 3 == 0);
+        const uint8_t *in_set = round % 5 == 0 ? NULL : l.in_set;
+        double shifts[2], sums[2], whole = (double)random_float(), result[2];
+        cox__exp_sums_ref(l.x, in_set, n, shifts, sums);
+        double kl = cox__kl_sum_ref(l.p, l.log_p, l.x, whole, n);
+        for (int s = 0; s < 2; s++) {
+            const cox_kernels *set;
+            double own_shifts[2], own_sums[2];
+            if (cox_kernels_select(&set, cox_kernels_name(sets[s])) != COX_OK) continue;
+            set->exp_sums(l.x, in_set, n, own_shifts, own_sums);
+            for (int part = 0; part < 2; part++) {
+                expect_same_f64(s, "a shift", own_shifts[part], shifts[part]);
+                expect_same_f64(s, "a sum of exponentials", own_sums[part], sums[part]);
             }
-            for (int32_t i = 0; i < n; i++) {
-                double want = cox_exp_f64(x[i]);
-                if ((isnan(want) && isnan(y[i])) || memcmp(&want, &y[i], sizeof want) == 0) continue;
-                fail_msg("set %d: exp(%a) is %a, not %a", s, x[i], y[i], want);
-            }
+            expect_same_f64(s, "a sum of divergences", set->kl_sum(l.p, l.log_p, l.x, whole, n), kl);
         }
+        cox_log_sum_exps(l.x, in_set, n, result);
+        for (int part = 0; part < 2; part++)
+            expect_same_f64(2, "a log-sum-exp", result[part], shifts[part] + cox_log_f64(sums[part]));
+        expect_same_f64(2, "a sum of divergences", cox_kl_sum(l.p, l.log_p, l.x, whole, n), kl);
     }
+}
+
+static void test_terms_are_exponentials(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 200000; i++) {
+        double x = -fmod(fabs((double)random_float()), 1.0) * (i % 2 ? 708.0 : i % 4 ? 1.0 : 40.0);
+        long double want = expl((long double)x), got = (long double)cox__exp_term_ref(x);
+        if (fabsl(got - want) > 2 * 0x1p-53L * 2 * want) fail_msg("exp(%a) is %La, not %La", x, got, want);
+    }
+    assert_true(cox__exp_term_ref(0.0) == 1.0 && cox__exp_term_ref(-0.0) == 1.0);
+    assert_true(cox__exp_term_ref(-708.0) > 0 && cox__exp_term_ref(-708.001) == 0);
+    assert_true(cox__exp_term_ref(-INFINITY) == 0 && isnan(cox__exp_term_ref((double)NAN)));
+    assert_true(isinf(cox__exp_term_ref(INFINITY)));
+}
+
+/* The reference against sums of long doubles, and what is not finite against its meaning. */
+static void test_sums_over_logits_are_right(void **state)
+{
+    (void)state;
+    static logits l;
+    for (int round = 0; round < 200; round++) {
+        int32_t n = 1 + (int32_t)(random_bits() % MOST_LOGITS);
+        make_logits(&l, n, round % 2 ? 20.0f : 700.0f, false);
+        long double sums[2] = {0}, kl = 0;
+        double whole = (double)random_float(), result[2];
+        for (int32_t i = 0; i < n; i++) {
+            sums[l.in_set[i] != 0] += expl((long double)l.x[i]);
+            if (l.p[i] > 0)
+                kl += (long double)l.p[i] *
+                      ((long double)l.log_p[i] - ((long double)l.x[i] - (long double)whole));
+        }
+        cox_log_sum_exps(l.x, l.in_set, n, result);
+        for (int part = 0; part < 2; part++) {
+            double want = (double)logl(sums[part]);
+            bool is_empty = isinf(want) && isinf(result[part]) && result[part] < 0;
+            if (!is_empty && !(fabs(result[part] - want) <= 1e-14 * (1 + fabs(want))))
+                fail_msg("log-sum-exp: %a, not %a", result[part], want);
+        }
+        double got = cox_kl_sum(l.p, l.log_p, l.x, whole, n);
+        if (fabs(got - (double)kl) > 1e-11 * (1 + fabs((double)kl))) fail_msg("%a, not %a", got, (double)kl);
+    }
+    double result[2];
+    cox_log_sum_exps((float[]){1, -INFINITY, INFINITY}, (uint8_t[]){1, 0, 1}, 3, result);
+    assert_true(isinf(result[0]) && result[0] < 0 && isinf(result[1]) && result[1] > 0);
+    cox_log_sum_exps((float[]){NAN, -INFINITY, INFINITY, 2}, (uint8_t[]){1, 1, 1, 0}, 4, result);
+    assert_true(isnan(result[1]) && result[0] == 2);
 }
 
 static void test_names(void **state)
@@ -221,7 +292,9 @@ int main(void)
         cmocka_unit_test(test_vector_exp_is_the_scalar_one),
         cmocka_unit_test(test_dot_follows_the_fixed_tree),
         cmocka_unit_test(test_reference_against_f64),
-        cmocka_unit_test(test_exp_f64_of_rows_is_the_scalar_one),
+        cmocka_unit_test(test_sums_over_logits_have_the_reference_bits),
+        cmocka_unit_test(test_terms_are_exponentials),
+        cmocka_unit_test(test_sums_over_logits_are_right),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
