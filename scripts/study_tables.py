@@ -138,7 +138,8 @@ def kind_table(study):
     kinds = list(study.kinds["clean"])
     if len(kinds) <= 2:
         return []
-    out = ["**By kind: refused / well formed**", "", "| plan | " + " | ".join(k.split("/", 1)[1] for k in kinds) + " |",
+    heads = [k.split("/", 1)[1].replace("|", "\\|") for k in kinds]
+    out = ["**By kind: refused / well formed**", "", "| plan | " + " | ".join(heads) + " |",
            "|---|" + "---|" * len(kinds)]
     for run, of in study.kinds.items():
         cells = [f"{of[k]['refused'][0]} of {of[k]['refused'][1]} / " +
