@@ -189,7 +189,7 @@ typedef struct {
     size_t n;
     double yes, mean;                    /* of refusals and of effects: the mean over the draws */
     double least, most;                  /* effects of draws */
-    const cox_interval *widest;          /* the interval that reaches farthest from 0 */
+    cox_interval widest;                 /* the interval that reaches farthest from 0 */
     cox_interval drawn[MAX_DRAWS_SHOWN]; /* the first of them, for the picture */
 } draws;
 
@@ -201,9 +201,10 @@ static draws gather_draws(const cox_report *r, const cox_report_heldout *plan, i
         if (strcmp(h->control, kind) != 0 || strcmp(h->aim, plan->aim) != 0 ||
             strcmp(h->family, plan->family) != 0 || !(h->n[set] > 0))
             continue;
-        const cox_interval *e = &h->effect[set], *w = all.widest;
+        const cox_interval *e = &h->effect[set], *w = &all.widest;
         if (all.n < MAX_DRAWS_SHOWN) all.drawn[all.n] = *e;
-        if (!w || fmax(fabs(e->low), fabs(e->high)) > fmax(fabs(w->low), fabs(w->high))) all.widest = e;
+        if (all.n == 0 || fmax(fabs(e->low), fabs(e->high)) > fmax(fabs(w->low), fabs(w->high)))
+            all.widest = *e;
         all.least = fmin(all.least, e->value);
         all.most = fmax(all.most, e->value);
         all.yes += h->yes[set];
@@ -221,7 +222,7 @@ static draws gather_draws(const cox_report *r, const cox_report_heldout *plan, i
 static void print_draws(FILE *file, const draws *d)
 {
     if (d->n == 1) {
-        cox_report_print_interval(file, d->widest);
+        cox_report_print_interval(file, &d->widest);
         fputs(" points (one draw)", file);
         return;
     }
@@ -241,7 +242,7 @@ static void print_control_line(FILE *file, const cox_report *r, const cox_report
     print_draws(file, &d);
     if (d.n > 1) {
         fputs("; the draw that reaches farthest: ", file);
-        cox_report_print_interval(file, d.widest);
+        cox_report_print_interval(file, &d.widest);
     }
     fputs(".</p>\n", file);
 }
