@@ -16,7 +16,7 @@
 #define COX__EXP_C4  0x1.6d4344p-10f
 #define COX__EXP_C5  0x1.a1250ep-13f
 
-/* The same in f64 (scalar_f64.c). */
+/* The same in f64 (scalar_f64.c; terms of sums over logits). */
 #define COX__LOG2_E_F64   0x1.71547652b82fep+0
 #define COX__LN2_HI_F64   0x1.62e42fefa2p-1 /* 40 bits */
 #define COX__LN2_LO_F64   0x1.9ef35793c7673p-41
