@@ -63,12 +63,18 @@ cox_status cox_tokenizer_load(cox_tokenizer **tokenizer, const char *folder)
     }
     json_t *root = NULL;
     cox_status status = cox_json_load_file(&root, path);
-    if (status != COX_OK) return status;
-    cox_tokenizer *t = calloc(1, sizeof *t);
-    if (!t) status = cox_fail(COX_NO_MEMORY, "out of memory for a tokenizer");
-    if (status == COX_OK) status = cox_arena_create(&t->arena, "tokenizer", (size_t)1 << 20);
-    if (status == COX_OK) status = load_root(t, root, path);
+    if (status == COX_OK) status = cox__tokenizer_parse(tokenizer, root, path, (size_t)1 << 20);
     json_decref(root);
+    return status;
+}
+
+cox_status cox__tokenizer_parse(cox_tokenizer **tokenizer, const json_t *root, const char *where,
+                                size_t first_bytes)
+{
+    cox_tokenizer *t = calloc(1, sizeof *t);
+    if (!t) return cox_fail(COX_NO_MEMORY, "out of memory for a tokenizer");
+    cox_status status = cox_arena_create(&t->arena, "tokenizer", first_bytes);
+    if (status == COX_OK) status = load_root(t, root, where);
     if (status == COX_OK)
         *tokenizer = t;
     else

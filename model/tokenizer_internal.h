@@ -318,4 +318,9 @@ struct cox_tokenizer {
 /* tokenizer_parse.c: the components but the model and the added tokens. */
 cox_status cox__parse_components(cox_tokenizer *tokenizer, const json_t *root, const char *where);
 
+/* tokenizer.c: a tokenizer from the content of tokenizer.json, which may go then; first_bytes: of its arena.
+ * [out] *tokenizer: owned by the caller. */
+cox_status cox__tokenizer_parse(cox_tokenizer **tokenizer, const json_t *root, const char *where,
+                                size_t first_bytes);
+
 #endif
