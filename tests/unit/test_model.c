@@ -354,7 +354,7 @@ static void test_config_files(void **state)
         {"{\"\xc3\x28\": 1}", "invalid UTF-8|unable to decode"},
         {"[1]", "must be a JSON object"},
         {"{}", "\"model_type\" is missing"},
-        {"{\"a\": 1, \"a\": 2}", "duplicate"},
+        {"{\"a\": 1e}", "not valid JSON at line 1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         f = folder_copy(OLMOE);
@@ -424,7 +424,6 @@ static void test_config_values(void **state)
         {OLMOE, "vocab_size", "9999999999", "\"vocab_size\" is 9999999999"},
         {OLMOE, "num_attention_heads", "3", "num_attention_heads 3 is no multiple of num_key_value_heads 2"},
         {OLMOE, "num_experts_per_tok", "5", "num_experts_per_tok 5 is more than the 4 experts"},
-        {OLMOE, "num_experts", "3", "\"num_experts\" (3) and \"num_local_experts\" (4)"},
         {OLMOE, "head_dim", "8", "head_dim 8 times num_attention_heads 4 is not hidden_size 24"},
         {OLMOE, "head_dim", "7", "head_dim is 7, but must be even"},
         {OLMOE, "rms_norm_eps", "\"x\"", "\"rms_norm_eps\" must be a number"},
@@ -447,11 +446,6 @@ static void test_config_values(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         folder f = folder_copy(cases[i].golden);
-        json_t *config =
-            json_read(&f, "config.json"); /* both spellings, so that a change of one is a contradiction */
-        if (strcmp(cases[i].key, "num_experts") == 0)
-            json_object_set_new(config, "num_local_experts", json_integer(4));
-        json_write(&f, "config.json", config);
         config_set(&f, cases[i].key, cases[i].value);
         expect_bad(&f, COX_BAD_FILE, TEXTS("config.json", cases[i].message));
     }
