@@ -155,7 +155,7 @@ static float llama3_frequency(const cox__rope_params *p, float frequency)
     const float span = (float)(p->high_freq_factor - p->low_freq_factor);
     float wave = (float)(2 * PI) / frequency;
     if (wave > long_wave) return frequency / factor;
-    if (wave < short_wave) return frequency;
+    if (wave < short_wave || span <= 0) return frequency;
     float smooth = ((float)p->original_positions / wave - low) / span;
     return (1.0f - smooth) * frequency / factor + smooth * frequency;
 }
