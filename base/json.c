@@ -2,8 +2,12 @@
 #include "base/json.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/json_internal.h"
 
 /* jansson's text, except where that speaks to programmers, or of valid JSON that it cannot hold. */
 static const char *reason(const json_error_t *error)
@@ -28,17 +32,22 @@ static cox_status check_loaded(json_t *value, const json_error_t *error, const c
                     error->column, reason(error));
 }
 
+static cox_status open_file(FILE **file, const char *path)
+{
+    *file = fopen(path, "rb");
+    if (*file) return COX_OK;
+    return cox_fail(errno == ENOENT ? COX_NOT_FOUND : COX_IO, "%s: cannot open: %s", path, strerror(errno));
+}
+
 cox_status cox_json_load_file(json_t **value, const char *path)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        cox_status status = errno == ENOENT ? COX_NOT_FOUND : COX_IO;
-        return cox_fail(status, "%s: cannot open: %s", path, strerror(errno));
-    }
+    FILE *file = NULL;
+    cox_status status = open_file(&file, path);
+    if (status != COX_OK) return status;
     json_error_t error;
     json_t *loaded = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
     fclose(file);
-    cox_status status = check_loaded(loaded, &error, path);
+    status = check_loaded(loaded, &error, path);
     if (status == COX_OK) *value = loaded;
     return status;
 }
@@ -49,6 +58,46 @@ cox_status cox_json_load_text(json_t **value, const char *text, size_t n_bytes, 
     json_t *loaded = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &error);
     cox_status status = check_loaded(loaded, &error, where);
     if (status == COX_OK) *value = loaded;
+    return status;
+}
+
+cox_status cox_json_load_python_text(json_t **value, const char *text, size_t n_bytes, const char *where)
+{
+    char *copy = malloc(n_bytes + 1);
+    if (!copy) return cox_fail(COX_NO_MEMORY, "%s: out of memory for %zu bytes", where, n_bytes);
+    memcpy(copy, text, n_bytes);
+    copy[n_bytes] = '\0';
+    cox__json_tame(copy);
+    json_error_t error;
+    json_t *loaded = json_loadb(copy, n_bytes, JSON_ALLOW_NUL, &error);
+    free(copy);
+    cox_status status = check_loaded(loaded, &error, where);
+    if (status == COX_OK) *value = loaded;
+    return status;
+}
+
+cox_status cox_json_load_python_file(json_t **value, const char *path)
+{
+    FILE *file = NULL;
+    cox_status status = open_file(&file, path);
+    if (status != COX_OK) return status;
+    char *text = NULL;
+    size_t n = 0, room = 0;
+    do {
+        char *larger = realloc(text, room ? 2 * room : 1 << 16);
+        if (!larger) break;
+        text = larger;
+        room = room ? 2 * room : 1 << 16;
+        n += fread(text + n, 1, room - n, file);
+    } while (n == room);
+    if (ferror(file))
+        status = cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
+    else if (n == room)
+        status = cox_fail(COX_NO_MEMORY, "%s: out of memory for a file of more than %zu bytes", path, n);
+    else
+        status = cox_json_load_python_text(value, text, n, path);
+    free(text);
+    fclose(file);
     return status;
 }
 
@@ -68,12 +117,23 @@ static cox_status wrong_type(const char *where, const char *key, const char *wan
     return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be %s", where, key, wanted);
 }
 
+/* A number that was too large for the file's reader is infinite again. */
+static double number_of(const json_t *value)
+{
+    double number = json_number_value(value);
+    return fabs(number) == COX__JSON_INFINITE ? copysign(INFINITY, number) : number;
+}
+
 cox_status cox_json_int(const json_t *object, const char *where, const char *key, bool required, int64_t low,
                         int64_t high, int64_t *out)
 {
     const json_t *value = NULL;
     cox_status status = find(object, where, key, required, &value);
     if (status != COX_OK || !value) return status;
+    if (json_is_real(value) && fabs(number_of(value)) >= 0x1p63) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" is %g, outside %lld to %lld", where, key,
+                        number_of(value), (long long)low, (long long)high);
+    }
     if (!json_is_integer(value)) return wrong_type(where, key, "a whole number");
     json_int_t number = json_integer_value(value);
     if (number < low || number > high) {
@@ -91,7 +151,7 @@ cox_status cox_json_number(const json_t *object, const char *where, const char *
     cox_status status = find(object, where, key, required, &value);
     if (status != COX_OK || !value) return status;
     if (!json_is_number(value)) return wrong_type(where, key, "a number");
-    *out = json_number_value(value);
+    *out = number_of(value);
     return COX_OK;
 }
 
@@ -112,6 +172,10 @@ cox_status cox_json_string(const json_t *object, const char *where, const char *
     cox_status status = find(object, where, key, required, &value);
     if (status != COX_OK || !value) return status;
     if (!json_is_string(value)) return wrong_type(where, key, "a string");
+    if (strlen(json_string_value(value)) != json_string_length(value)) {
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" holds the character NUL or half of a surrogate pair",
+                        where, key);
+    }
     *out = json_string_value(value);
     return COX_OK;
 }

@@ -19,6 +19,18 @@ cox_status cox_json_load_file(json_t **value, const char *path);
 cox_status cox_json_load_text(json_t **value, const char *text, size_t n_bytes, const char *where);
 
 /*
+ * The same for files that transformers reads with Python's json (config.json and its neighbours): also takes
+ * what that takes, so that no file fails for a key that is not read.
+ * - Of duplicate keys the last one counts.
+ * - Whole numbers beyond 64 bits become numbers; for a getter they are out of range. Infinity and numbers
+ * beyond doubles are infinite; cox_json_number gives INFINITY.
+ * - NaN is no number, no word and no list.
+ * - Texts may hold NUL; so does one with half of a surrogate pair. cox_json_string refuses both.
+ */
+cox_status cox_json_load_python_file(json_t **value, const char *path);
+cox_status cox_json_load_python_text(json_t **value, const char *text, size_t n_bytes, const char *where);
+
+/*
  * Typed access. When the key is absent or null: *out is left as it is and the status is OK, unless
  * `required`, then BAD_FILE. A wrong type, or a number outside [low, high], is BAD_FILE.
  */

@@ -272,7 +272,7 @@ static cox_status read_json(const char *folder, const char *file, json_t **value
 {
     char path[4096];
     cox_status status = join(path, folder, file);
-    if (status == COX_OK) status = cox_json_load_file(value, path);
+    if (status == COX_OK) status = cox_json_load_python_file(value, path);
     if (status == COX_OK && !json_is_object(*value))
         return cox_fail(COX_BAD_FILE, "%s: must be an object", path);
     return status == COX_NOT_FOUND ? COX_OK : status;

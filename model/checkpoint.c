@@ -159,7 +159,7 @@ static cox_status check_index(const cox_checkpoint *c, const char *path, const c
 static cox_status open_indexed(cox_checkpoint *c, const char *path)
 {
     json_t *index = NULL;
-    cox_status status = cox_json_load_file(&index, path);
+    cox_status status = cox_json_load_python_file(&index, path);
     if (status != COX_OK) return status;
     cox__index_entry *entries = NULL;
     size_t n = 0, n_names = 0;

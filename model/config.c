@@ -1,6 +1,7 @@
 /* Typed access to config files; see config.h. */
 #include "model/config.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,6 +18,25 @@ bool cox__config_has(const cox__config *config, const char *key)
     return value && !json_is_null(value);
 }
 
+bool cox__config_is_given(const cox__config *config, const char *key)
+{
+    return json_object_get(config->object, key) != NULL;
+}
+
+bool cox__config_is_truthy(const cox__config *config, const char *key)
+{
+    const json_t *value = json_object_get(config->object, key);
+    switch (value ? json_typeof(value) : JSON_NULL) {
+    case JSON_OBJECT: return json_object_size(value) > 0;
+    case JSON_ARRAY: return json_array_size(value) > 0;
+    case JSON_STRING: return json_string_length(value) > 0;
+    case JSON_INTEGER:
+    case JSON_REAL: return json_number_value(value) != 0;
+    case JSON_TRUE: return true;
+    default: return false;
+    }
+}
+
 cox_status cox__config_int(const cox__config *config, const char *key, int32_t low, int32_t high,
                            int32_t *out)
 {
@@ -26,12 +46,31 @@ cox_status cox__config_int(const cox__config *config, const char *key, int32_t l
     return status;
 }
 
+/* {"__float__": "Infinity"}: how transformers writes what JSON has no number for. */
+static bool read_tagged(const json_t *value, double *number)
+{
+    const char *name =
+        json_object_size(value) == 1 ? json_string_value(json_object_get(value, "__float__")) : NULL;
+    if (!name) return false;
+    if (strcmp(name, "Infinity") == 0)
+        *number = INFINITY;
+    else if (strcmp(name, "-Infinity") == 0)
+        *number = -INFINITY;
+    else if (strcmp(name, "NaN") == 0)
+        *number = NAN;
+    else
+        return false;
+    return true;
+}
+
 cox_status cox__config_number(const cox__config *config, const char *key, double low, double high,
                               double *out)
 {
     double value = 0;
     if (!cox__config_has(config, key)) return COX_OK;
-    cox_status status = cox_json_number(config->object, config->where, key, false, &value);
+    cox_status status = COX_OK;
+    if (!read_tagged(json_object_get(config->object, key), &value))
+        status = cox_json_number(config->object, config->where, key, false, &value);
     if (status != COX_OK) return status;
     if (!(value >= low && value <= high)) {
         return cox_fail(COX_BAD_FILE, "%s: key \"%s\" is %g, outside %g to %g", config->where, key, value,
@@ -49,24 +88,6 @@ cox_status cox__config_bool(const cox__config *config, const char *key, bool *ou
 cox_status cox__config_string(const cox__config *config, const char *key, const char **out)
 {
     return cox_json_string(config->object, config->where, key, false, out);
-}
-
-cox_status cox__config_int_either(const cox__config *config, const char *key, const char *alias, int32_t low,
-                                  int32_t high, int32_t *out)
-{
-    int32_t first = *out;
-    cox_status status = cox__config_int(config, key, low, high, &first);
-    if (status != COX_OK) return status;
-    int32_t second = first;
-    if (alias) status = cox__config_int(config, alias, low, high, &second);
-    if (status != COX_OK) return status;
-    if (cox__config_has(config, key) && first != second) {
-        return cox_fail(COX_BAD_FILE,
-                        "%s: keys \"%s\" (%d) and \"%s\" (%d) mean the same but differ; correct one",
-                        config->where, key, (int)first, alias, (int)second);
-    }
-    *out = second;
-    return COX_OK;
 }
 
 cox_status cox__config_array(const cox__config *config, const char *key, const json_t **out)
@@ -104,14 +125,15 @@ cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *
         return cox_fail(COX_UNSUPPORTED, "%s: key \"%s\" has %zu ids, more than the %d that are built",
                         config->where, key, count, (int)max);
     }
+    int32_t kept = 0;
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX) {
+        if (!json_is_integer(id) || json_integer_value(id) > INT32_MAX) {
             return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be a token id or a list of them",
                             config->where, key);
         }
-        ids[i] = (int32_t)json_integer_value(id);
+        if (json_integer_value(id) >= 0) ids[kept++] = (int32_t)json_integer_value(id);
     }
-    *n = (int32_t)count;
+    *n = kept;
     return COX_OK;
 }

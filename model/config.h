@@ -22,10 +22,14 @@ typedef struct cox__config {
 /* Present, and null or not null. */
 bool cox__config_is_null(const cox__config *config, const char *key);
 bool cox__config_has(const cox__config *config, const char *key);
+/* Present, be it null. */
+bool cox__config_is_given(const cox__config *config, const char *key);
+/* Whether Python takes the value for true: present, and not null, false, 0, "", [] or {}. */
+bool cox__config_is_truthy(const cox__config *config, const char *key);
 
 /*
  * [out] *out is left as it is when the key is absent or null. Errors: BAD_FILE (wrong type, or outside
- * [low, high]).
+ * [low, high]). A number may be infinite, also in the words of transformers, {"__float__": "Infinity"}.
  */
 cox_status cox__config_int(const cox__config *config, const char *key, int32_t low, int32_t high,
                            int32_t *out);
@@ -34,10 +38,6 @@ cox_status cox__config_number(const cox__config *config, const char *key, double
 cox_status cox__config_bool(const cox__config *config, const char *key, bool *out);
 cox_status cox__config_string(const cox__config *config, const char *key, const char **out);
 
-/* As cox__config_int for a key of two spellings; both with different values are refused. */
-cox_status cox__config_int_either(const cox__config *config, const char *key, const char *alias, int32_t low,
-                                  int32_t high, int32_t *out);
-
 /* An array, or NULL when absent or null. Errors: BAD_FILE. */
 cox_status cox__config_array(const cox__config *config, const char *key, const json_t **out);
 
@@ -45,8 +45,8 @@ cox_status cox__config_array(const cox__config *config, const char *key, const j
  * when the key is absent or null. Errors: BAD_FILE, NO_MEMORY. */
 cox_status cox__config_object(const cox__config *config, const char *key, cox_arena *arena, cox__config *out);
 
-/* A whole number or a list of them, none negative; at most `max` are kept. [out] *n; left as it is when the
- * key is absent or null. Errors: BAD_FILE, UNSUPPORTED (more than max). */
+/* A whole number or a list of them; at most `max` are kept, and no negative ones (nothing has these ids).
+ * [out] *n; left as it is when the key is absent or null. Errors: BAD_FILE, UNSUPPORTED (more than max). */
 cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *ids, int32_t max, int32_t *n);
 
 #endif

@@ -51,6 +51,12 @@ static cox_status refuse_features(const cox__config *config)
                         "%s: key \"%s\" asks for a feature that this model_type does not have here",
                         config->where, refused_keys[i].key);
     }
+    return COX_OK;
+}
+
+static cox_status check_activation(const cox__config *config, const cox_family *family)
+{
+    if (!family->reads_hidden_act) return COX_OK;
     const char *activation = "silu";
     cox_status status = cox__config_string(config, "hidden_act", &activation);
     if (status == COX_OK && strcmp(activation, "silu") != 0 &&
@@ -59,6 +65,32 @@ static cox_status refuse_features(const cox__config *config)
                           config->where, activation);
     }
     return status;
+}
+
+/* What transformers honours for every family, and nobody here does. */
+static cox_status refuse_general(const cox__config *config)
+{
+    if (cox__config_is_given(config, "is_causal") && !cox__config_is_truthy(config, "is_causal")) {
+        return cox_fail(
+            COX_UNSUPPORTED,
+            "%s: key \"is_causal\" makes attention look ahead, which is not built; remove it for a "
+            "causal model",
+            config->where);
+    }
+    if (cox__config_is_truthy(config, "per_layer_config")) {
+        return cox_fail(
+            COX_UNSUPPORTED,
+            "%s: key \"per_layer_config\" gives layers dimensions of their own, which is not built",
+            config->where);
+    }
+    if (cox__config_has(config, "transformers_weights")) {
+        return cox_fail(
+            COX_UNSUPPORTED,
+            "%s: key \"transformers_weights\" names another file of weights, which is not built; call "
+            "that file model.safetensors and remove the key",
+            config->where);
+    }
+    return COX_OK;
 }
 
 /* The tensors say themselves what they are; but a config that promises another kind of model is not obeyed by
@@ -129,8 +161,9 @@ static cox_status read_experts(const cox__config *config, const cox__defaults *d
     m->router.n_experts = defaults->n_experts;
     m->router.top_k = defaults->top_k;
     m->d_expert = defaults->d_expert;
-    cox_status status =
-        cox__config_int_either(config, "num_experts", "num_local_experts", 1, 1 << 16, &m->router.n_experts);
+    cox_status status = cox__config_int(config, m->family->n_experts_key, 1, 1 << 16, &m->router.n_experts);
+    if (status == COX_OK)
+        status = cox__config_int(config, m->family->n_experts_alias, 1, 1 << 16, &m->router.n_experts);
     if (status == COX_OK)
         status = cox__config_int(config, "num_experts_per_tok", 1, 1 << 16, &m->router.top_k);
     if (status == COX_OK)
@@ -224,6 +257,8 @@ cox_status cox__model_configure(const cox__config *config, cox_model *model, cox
     if (status != COX_OK) return status;
     model->family_name = model->family->model_type;
     status = refuse_features(config);
+    if (status == COX_OK) status = refuse_general(config);
+    if (status == COX_OK) status = check_activation(config, model->family);
     if (status == COX_OK) status = check_dtype(config, "dtype");
     if (status == COX_OK) status = check_dtype(config, "torch_dtype");
     if (status == COX_OK) status = read_quantization(config, model->family, model->arena, &flags->is_mxfp4);
@@ -239,9 +274,26 @@ cox_status cox__model_configure(const cox__config *config, cox_model *model, cox
     return status == COX_OK ? read_special_tokens(config, model) : status;
 }
 
+/* An id that nothing can have never ends a generation, and no text begins with it. */
+static void drop_unknown_ids(cox_model *model)
+{
+    if (model->bos_id >= model->vocab_size) model->bos_id = -1;
+    int32_t n = 0;
+    for (int32_t i = 0; i < model->n_eos; i++) {
+        if (model->eos_ids[i] < model->vocab_size) model->eos_ids[n++] = model->eos_ids[i];
+    }
+    model->n_eos = n;
+}
+
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model)
 {
-    int32_t bos[1] = {model->bos_id}, n_bos = 0;
+    if (!generation->object) {
+        drop_unknown_ids(model);
+        return COX_OK;
+    }
+    /* Where there is this file, config.json has no say, and what is left out or null is none. */
+    int32_t bos[1] = {-1}, n_bos = 0;
+    model->n_eos = 0;
     cox_status status = cox__config_ids(generation, "bos_token_id", bos, 1, &n_bos);
     if (status == COX_OK)
         status = cox__config_ids(generation, "eos_token_id", model->eos_ids, MAX_EOS, &model->n_eos);
@@ -249,11 +301,6 @@ cox_status cox__model_configure_generation(const cox__config *generation, cox_mo
     if (status == COX_OK)
         status = check_ids(generation, "eos_token_id", model->eos_ids, model->n_eos, model->vocab_size);
     if (status != COX_OK) return status;
-    model->bos_id = bos[0] < model->vocab_size ? bos[0] : -1;
-    int32_t n = 0;
-    for (int32_t i = 0; i < model->n_eos; i++) {
-        if (model->eos_ids[i] < model->vocab_size) model->eos_ids[n++] = model->eos_ids[i];
-    }
-    model->n_eos = n;
+    model->bos_id = n_bos ? bos[0] : -1;
     return COX_OK;
 }

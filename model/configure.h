@@ -14,9 +14,9 @@ typedef struct cox__config_flags {
  * model->arena must be set. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags);
 
-/* Lets generation_config.json override the ids that end a generation (one beyond the vocabulary is an error),
- * and drops a family's own defaults that are beyond the vocabulary. generation->object may be NULL. Errors:
- * BAD_FILE, UNSUPPORTED. */
+/* generation_config.json, where there is one, says alone which ids begin and end a text (one beyond the
+ * vocabulary is an error); config.json's are then forgotten. Without it (generation->object NULL) a family's
+ * own defaults that are beyond the vocabulary are dropped. Errors: BAD_FILE, UNSUPPORTED. */
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model);
 
 #endif

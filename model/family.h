@@ -100,7 +100,9 @@ typedef struct cox__defaults {
 struct cox_family {
     const char *model_type;
     cox__defaults defaults;
+    const char *n_experts_key, *n_experts_alias; /* with both, the alias counts */
     const char *d_expert_key;
+    bool reads_hidden_act;     /* GPT-OSS's experts do not look at it */
     bool reads_attention_bias; /* honours the key "attention_bias" */
     bool reads_mxfp4;
     cox__expert_names experts;

@@ -3,6 +3,7 @@
  * default, top-k of the logits before the softmax, clamped SwiGLU, all experts of a layer in one tensor
  * (MXFP4 as released, or transposed bf16).
  */
+#include <math.h>
 #include <string.h>
 
 #include "model/family.h"
@@ -33,7 +34,9 @@ static cox_status read_windows(const cox__config *config, int32_t n_layers, cox_
         if (types) {
             const char *type = json_string_value(json_array_get(types, (size_t)i));
             is_sliding = type && strcmp(type, "sliding_attention") == 0;
-            if (!is_sliding && (!type || strcmp(type, "full_attention") != 0)) {
+            const bool is_full = /* in an older word too */
+                type && (strcmp(type, "full_attention") == 0 || strcmp(type, "attention") == 0);
+            if (!is_sliding && !is_full) {
                 return cox_fail(
                     COX_UNSUPPORTED,
                     "%s: layer_types[%d] is %s; only sliding_attention and full_attention are built",
@@ -58,7 +61,7 @@ static cox_status configure(const cox__config *config, cox_model *model, cox_lay
     model->router.normalize = true; /* by construction */
     double alpha = 1.702, limit = 7.0;
     cox_status status = cox__config_number(config, "swiglu_alpha", -1e6, 1e6, &alpha);
-    if (status == COX_OK) status = cox__config_number(config, "swiglu_limit", 1e-6, 1e30, &limit);
+    if (status == COX_OK) status = cox__config_number(config, "swiglu_limit", 1e-6, INFINITY, &limit);
     if (status != COX_OK) return status;
     model->swiglu_alpha = (float)alpha;
     model->swiglu_limit = (float)limit;
@@ -89,6 +92,8 @@ const cox_family cox__family_gpt_oss = {
                           .beta_slow = 1,
                           .attention_factor = -1,
                           .truncate = false}},
+    .n_experts_key = "num_local_experts",
+    .n_experts_alias = "num_experts",
     .d_expert_key = "intermediate_size",
     .reads_attention_bias = true,
     .reads_mxfp4 = true,

@@ -2,6 +2,8 @@
  * OLMoE: q and k are normed over the whole projection before the heads are split, then q, k and v may be
  * clipped; routes keep their softmax probabilities, not renormalised by default.
  */
+#include <math.h>
+
 #include "model/family.h"
 
 static const cox__tensor_spec layer_tensors[] = {
@@ -25,7 +27,7 @@ static cox_status configure(const cox__config *config, cox_model *model, cox_lay
             config->where, (int)model->head_dim, (int)model->n_heads, (int)model->d_model);
     }
     double clip = 0;
-    cox_status status = cox__config_number(config, "clip_qkv", 1e-6, 1e30, &clip);
+    cox_status status = cox__config_number(config, "clip_qkv", 1e-6, INFINITY, &clip);
     if (status != COX_OK) return status;
     model->clip_qkv = (float)clip;
     return cox__family_softmax_router(config, false, model);
@@ -46,7 +48,10 @@ const cox_family cox__family_olmoe = {
                  .eos_id = 50279,
                  .bos_id = -1,
                  .rope = {.theta = 10000}},
+    .n_experts_key = "num_experts",
+    .n_experts_alias = "num_local_experts",
     .d_expert_key = "intermediate_size",
+    .reads_hidden_act = true,
     .reads_attention_bias = true,
     .experts = {COX__EXPERTS_EACH, "mlp.experts.", "gate_proj.weight", "up_proj.weight", "down_proj.weight"},
     .layer_tensors = layer_tensors,

@@ -68,7 +68,7 @@ static cox_status load_config(cox_model *m, const char *name, bool is_optional, 
     if (!config->where) return COX_NO_MEMORY;
     cox_status status = read_text(config->where, is_optional, m->arena, text, n_bytes);
     if (status != COX_OK || !*text) return status;
-    status = cox_json_load_text(json, *text, *n_bytes, config->where);
+    status = cox_json_load_python_text(json, *text, *n_bytes, config->where);
     if (status != COX_OK) return status;
     config->object = *json;
     if (json_is_object(*json)) return COX_OK;

@@ -61,10 +61,6 @@ static cox_status read_llama3(const cox__config *dict, cox__rope_params *p)
     cox_status status = cox__config_number(dict, "low_freq_factor", 1e-6, 1e6, &p->low_freq_factor);
     if (status == COX_OK)
         status = cox__config_number(dict, "high_freq_factor", 1e-6, 1e6, &p->high_freq_factor);
-    if (status == COX_OK && p->high_freq_factor <= p->low_freq_factor) {
-        status =
-            cox_fail(COX_BAD_FILE, "%s: high_freq_factor must be larger than low_freq_factor", dict->where);
-    }
     return status;
 }
 
@@ -81,8 +77,9 @@ static cox_status read_yarn(const cox__config *dict, int32_t max_positions, cox_
     if (status == COX_OK) status = cox__config_number(dict, "mscale", 0, 1e6, &p->mscale);
     if (status == COX_OK) status = cox__config_number(dict, "mscale_all_dim", 0, 1e6, &p->mscale_all_dim);
     if (status == COX_OK) status = cox__config_number(dict, "attention_factor", 0, 1e6, &p->attention_factor);
-    if (status == COX_OK) status = cox__config_bool(dict, "truncate", &p->truncate);
-    if (p->beta_fast == 0) p->beta_fast = 32; /* as transformers' `or` does */
+    if (cox__config_is_given(dict, "truncate"))
+        p->truncate = cox__config_is_truthy(dict, "truncate"); /* null means false, absent true */
+    if (p->beta_fast == 0) p->beta_fast = 32;                  /* as transformers' `or` does */
     if (p->beta_slow == 0) p->beta_slow = 1;
     return status;
 }
@@ -114,13 +111,15 @@ cox_status cox__rope_read(const cox__config *config, const cox__rope_params *mis
                           cox_arena *arena, cox__rope_params *params)
 {
     cox__config scaling = {0}, parameters = {0};
-    cox_status status = cox__config_object(config, "rope_scaling", arena, &scaling);
+    cox_status status = COX_OK;
+    if (cox__config_is_truthy(config, "rope_scaling"))
+        status = cox__config_object(config, "rope_scaling", arena, &scaling);
     if (status == COX_OK) status = cox__config_object(config, "rope_parameters", arena, &parameters);
     double theta = missing->theta;
     if (status == COX_OK) status = cox__config_number(config, "rope_theta", 1.001, 1e15, &theta);
     if (status != COX_OK) return status;
+    /* An empty rope_scaling counts as absent, an empty rope_parameters does not. */
     const cox__config *dict = json_object_size(scaling.object) > 0 ? &scaling : &parameters;
-    if (!dict->object && scaling.object) dict = &scaling; /* an empty dictionary is not a missing one */
     cox__rope_params p = *missing;
     if (dict->object) {
         p = (cox__rope_params){.original_positions = max_positions,
@@ -133,7 +132,7 @@ cox_status cox__rope_read(const cox__config *config, const cox__rope_params *mis
     p.theta = theta;
     if (dict->object)
         status = read_dict(config, dict, max_positions, &p);
-    else
+    else if (p.type != COX__ROPE_DEFAULT)
         status =
             cox__config_number(config, "original_max_position_embeddings", 1, 1 << 24, &p.original_positions);
     if (status == COX_OK) *params = p;
@@ -156,7 +155,7 @@ static float llama3_frequency(const cox__rope_params *p, float frequency)
     const float span = (float)(p->high_freq_factor - p->low_freq_factor);
     float wave = (float)(2 * PI) / frequency;
     if (wave > long_wave) return frequency / factor;
-    if (wave < short_wave) return frequency;
+    if (wave < short_wave || span <= 0) return frequency;
     float smooth = ((float)p->original_positions / wave - low) / span;
     return (1.0f - smooth) * frequency / factor + smooth * frequency;
 }

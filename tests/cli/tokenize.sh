@@ -12,6 +12,13 @@ tr -d '[],' < "$work/ids" | "$coxswain" tokenize --model "$model" --decode > "$w
 check "ids without brackets" cmp "$work/text" "$work/back"
 "$coxswain" tokenize --model "$model" --chat < "$work/text" > "$work/chat"
 check "the chat is longer" test "$(wc -w < "$work/chat")" -gt "$(wc -w < "$work/ids")"
+# what tokenizer_config.json holds beside what is read stops nobody
+mkdir "$work/traits"
+for file in "$model"/*.json "$model"/*.jinja; do if test -f "$file"; then cp "$file" "$work/traits"; fi; done
+sed '1s/{/{"model_max_length": 1000000000000000019884624838656, "a": [NaN, 1e999], "a": "\\ud800",/' \
+    "$model/tokenizer_config.json" > "$work/traits/tokenizer_config.json"
+"$coxswain" tokenize --model "$work/traits" --chat < "$work/text" > "$work/same"
+check "a chat beside huge numbers, NaN and halves of characters" cmp "$work/chat" "$work/same"
 "$coxswain" tokenize --model "$model" --json < "$work/text" > "$work/json"
 check "JSON counts" test "$(field "$work/json" n_tokens)" = "$(wc -w < "$work/ids")"
 "$coxswain" tokenize --model "$model" < /dev/null > "$work/none"

@@ -31,7 +31,7 @@ static void check(const cox_model *m)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     json_t *json = NULL;
-    if (cox_json_load_text(&json, (const char *)data, size, "fuzz") != COX_OK) return 0;
+    if (cox_json_load_python_text(&json, (const char *)data, size, "fuzz") != COX_OK) return 0;
     cox_model model = {.folder = "fuzz"};
     cox__config_flags flags;
     const cox__config config = {json, "fuzz"};

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     cox_arena *arena = NULL;
     cox__index_entry *entries = NULL;
     size_t n = 0;
-    if (cox_json_load_text(&index, (const char *)data, size, "fuzz") != COX_OK) return 0;
+    if (cox_json_load_python_text(&index, (const char *)data, size, "fuzz") != COX_OK) return 0;
     if (cox_arena_create(&arena, "fuzz", 0) == COX_OK &&
         cox__index_parse(index, "fuzz", arena, &entries, &n) == COX_OK) {
         if (n == 0) abort();

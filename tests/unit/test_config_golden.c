@@ -3,6 +3,7 @@
  * tests/golden/configs.json recorded (scripts/references/configs.py), from defaults, both spellings, and the
  * hub's own configs.
  */
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@
 
 #include "base/json.h"
 #include "model/configure.h"
+#include "model/family.h"
 
 static int64_t whole(const json_t *object, const char *key)
 {
@@ -124,8 +126,48 @@ static void test_configs_mean_what_transformers_says(void **state)
     json_decref(cases);
 }
 
+/* A released config of a known family configures, but for quantised weights that are not built. */
+static void check_released(const char *path, int *n_configured, int *n_refused)
+{
+    json_t *json = NULL;
+    if (cox_json_load_python_file(&json, path) != COX_OK) fail_msg("%s", cox_status_message());
+    const cox__config config = {json, path};
+    const cox_family *family = NULL;
+    cox_arena *arena = NULL;
+    assert_int_equal(cox_arena_create(&arena, "test", 0), COX_OK);
+    if (cox__family_find(&config, &family) == COX_OK) {
+        cox_model model = {.arena = arena, .folder = path};
+        cox__config_flags flags;
+        cox_status status = cox__model_configure(&config, &model, &flags);
+        const bool is_fp8 = strstr(path, "FP8") != NULL;
+        if (is_fp8 != (status != COX_OK) || (is_fp8 && !strstr(cox_status_message(), "quant_method \"fp8\"")))
+            fail_msg("%s: %s", path, cox_status_message());
+        *(is_fp8 ? n_refused : n_configured) += 1;
+    }
+    cox_arena_destroy(arena);
+    json_decref(json);
+}
+
+static void test_released_configs(void **state)
+{
+    (void)state;
+    glob_t found = {0};
+    if (glob("../shared/released/*/config.json", 0, NULL, &found) != 0) {
+        printf("skip: there are no files of released models in ../shared/released\n");
+        skip();
+    }
+    glob("../shared/released/configs/*.json", GLOB_APPEND, NULL, &found);
+    int n_configured = 0, n_refused = 0;
+    for (size_t i = 0; i < found.gl_pathc; i++) check_released(found.gl_pathv[i], &n_configured, &n_refused);
+    printf("%d released configs: %d configured, %d refused as FP8, the others are of other families\n",
+           (int)found.gl_pathc, n_configured, n_refused);
+    globfree(&found);
+    assert_true(n_configured >= 14 && n_refused >= 4);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_configs_mean_what_transformers_says)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_configs_mean_what_transformers_says),
+                                       cmocka_unit_test(test_released_configs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
