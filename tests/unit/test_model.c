@@ -19,6 +19,7 @@ static const char *const goldens[] = {
     "gpt_oss-mxfp4",
     "gpt_oss-plain-f32",
     "mixtral-llama3-f16",
+    "mixtral-stacked-bf16",
     "mixtral-window-bf16",
     "olmoe-clip-bf16",
     "olmoe-linear-shards-bf16",
