@@ -342,6 +342,7 @@ static cox_status serve(cox_run *run, batch *b)
         .events = {.context = b, .on_record = on_record},
         .source = {.context = b, .next = next_request, .tick = tick},
         .has_chats = true,
+        .may_be_ids = true,
     };
     cox_status status = cox_serve(run, &service);
     if (status == COX_OK && is_front) {

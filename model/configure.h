@@ -10,13 +10,17 @@ typedef struct cox__config_flags {
     bool is_mxfp4; /* quantization_config.quant_method */
 } cox__config_flags;
 
+/* The part of cox__model_configure that says what kind of model it is: family, family_name and
+ * flags->is_mxfp4. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
+cox_status cox__model_identify(const cox__config *config, cox_model *model, cox__config_flags *flags);
+
 /* Fills every field of *model that follows from config.json (all but folder, checkpoint, fingerprint, bound);
  * model->arena must be set. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags);
 
-/* Lets generation_config.json override the ids that end a generation (one beyond the vocabulary is an error),
- * and drops a family's own defaults that are beyond the vocabulary. generation->object may be NULL. Errors:
- * BAD_FILE, UNSUPPORTED. */
+/* Lets generation_config.json override the ids that end a generation, and drops those beyond the vocabulary
+ * (model->eos_note tells, unless they are a family's own defaults). generation->object may be NULL. Errors:
+ * BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model);
 
 #endif
