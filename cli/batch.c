@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "cli/commands.h"
+#include "cli/generation.h"
 #include "cli/identity.h"
 #include "cli/io.h"
 #include "cli/results.h"
@@ -342,6 +343,7 @@ static cox_status serve(cox_run *run, batch *b)
         .events = {.context = b, .on_record = on_record},
         .source = {.context = b, .next = next_request, .tick = tick},
         .has_chats = true,
+        .may_be_ids = true,
     };
     cox_status status = cox_serve(run, &service);
     if (status == COX_OK && is_front) {
@@ -357,9 +359,11 @@ cox_status cox_command_batch(const cox_options *options)
     cox_run run;
     cox_status status = cox_run_open(&run, options);
     if (status != COX_OK) return status;
-    batch b = {.options = options, .cluster = run.cluster, .model = run.model, .model_name = options->model};
+    cox_options used = *options; /* with what the model's makers advise, when asked for */
+    batch b = {.options = &used, .cluster = run.cluster, .model = run.model, .model_name = options->model};
     bool is_front = cox_run_is_front(&run);
-    if (is_front) status = open_files(&b);
+    if (is_front) status = cox_generation_apply(&used, run.model);
+    if (is_front && status == COX_OK) status = open_files(&b);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) status = serve(&run, &b);
     /* Before the ranks part: mpirun ends all when the first one is gone. */

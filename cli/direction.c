@@ -249,7 +249,7 @@ static cox_status make_vectors(const task *t, cox_vector *vectors, finding *find
         name_row(t, row, &vectors[*n], &findings[*n]);
         if (!has_direction(t, row, findings[*n].name)) continue;
         vectors[*n].data = data + *n * (size_t)t->question.width;
-        vectors[*n].tokenizer_fingerprint = tokenizer;
+        vectors[*n].tokenizer_fingerprint = *tokenizer ? tokenizer : NULL;
         status = make_vector(t, row, &vectors[*n], &findings[*n]);
         cox_cluster_keepalive(t->run.cluster, "computing directions");
         ++*n;

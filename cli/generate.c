@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/generation.h"
 #include "cli/io.h"
 #include "cli/serve.h"
 #include "cli/steer.h"
@@ -334,8 +335,10 @@ cox_status cox_command_generate(const cox_options *options)
     cox_run run;
     status = cox_run_open(&run, options);
     if (status != COX_OK) return status;
-    generate g = {.options = options, .cluster = run.cluster, .model = run.model};
-    if (cox_run_is_front(&run)) status = prepare(&g);
+    cox_options used = *options; /* with what the model's makers advise, when asked for */
+    generate g = {.options = &used, .cluster = run.cluster, .model = run.model};
+    if (cox_run_is_front(&run)) status = cox_generation_apply(&used, run.model);
+    if (cox_run_is_front(&run) && status == COX_OK) status = prepare(&g);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) {
         if (cox_run_is_front(&run)) announce(&g);

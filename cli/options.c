@@ -258,6 +258,9 @@ static const option_row table[] = {
      "drop tokens less likely than P times the likeliest (default 0: off)"},
     {"--repetition-penalty", TEXT, NUMBER, AT(repetition_penalty), "R", 1e-6, 1e6, false,
      "divide the logits of tokens already seen by R (default 1: off)"},
+    {"--generation-config", TEXT, FLAG, AT(uses_generation_config), NULL, 0, 0, false,
+     "sample as the model's generation_config.json says (do_sample, temperature, top_k, top_p, min_p, "
+     "repetition_penalty, max_new_tokens, with transformers' defaults); options given beside it win"},
     {"--seed", TEXT, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false,
      "of the random numbers (default 0); a seed gives the same text on any number of ranks"},
     {"--stop", GENERATE, TEXTS, AT(stops), "TEXT", 0, 0, false,
@@ -327,6 +330,7 @@ static const option_row table[] = {
     {"--help", ALL, FLAG, AT(has_help), NULL, 0, 0, false, "this text"},
 };
 enum { N_ROWS = sizeof table / sizeof *table };
+_Static_assert(N_ROWS <= 8 * sizeof((cox_options *)0)->given, "a bit for each row");
 
 const char *cox_command_name(cox_command command)
 {
@@ -499,10 +503,21 @@ static const option_row *find_row(const char *name, size_t length, cox_command c
     return NULL;
 }
 
-static cox_status check_required(const cox_options *options, const bool *is_given)
+static bool has_bit(const cox_options *options, size_t row)
+{
+    return options->given[row / 64] >> row % 64 & 1;
+}
+
+bool cox_options_is_given(const cox_options *options, const char *name)
+{
+    const option_row *row = find_row(name, strlen(name), options->command);
+    return row && has_bit(options, (size_t)(row - table));
+}
+
+static cox_status check_required(const cox_options *options)
 {
     for (size_t i = 0; i < N_ROWS; i++) {
-        if (table[i].is_required && (table[i].commands & (int)options->command) && !is_given[i]) {
+        if (table[i].is_required && (table[i].commands & (int)options->command) && !has_bit(options, i)) {
             return cox_fail(COX_INVALID, "%s %s is missing", table[i].name, table[i].value);
         }
     }
@@ -511,7 +526,6 @@ static cox_status check_required(const cox_options *options, const bool *is_give
 
 cox_status cox_options_parse(cox_options *options, int argc, char *const argv[])
 {
-    bool is_given[N_ROWS] = {false};
     for (int i = 0; i < argc; i++) {
         const char *argument = argv[i];
         if (strncmp(argument, "--", 2) != 0) {
@@ -527,14 +541,14 @@ cox_status cox_options_parse(cox_options *options, int argc, char *const argv[])
             if (i + 1 >= argc) return cox_fail(COX_INVALID, "%s needs a value (%s)", row->name, row->value);
             value = argv[++i];
         }
-        if (row->kind != TEXTS && row->kind != FLAG && is_given[row - table]) {
+        if (row->kind != TEXTS && row->kind != FLAG && has_bit(options, (size_t)(row - table))) {
             return cox_fail(COX_INVALID, "%s is given twice", row->name);
         }
-        is_given[row - table] = true;
+        options->given[(row - table) / 64] |= UINT64_C(1) << (row - table) % 64;
         cox_status status = store(row, value, options);
         if (status != COX_OK) return status;
     }
-    return options->has_help ? COX_OK : check_required(options, is_given);
+    return options->has_help ? COX_OK : check_required(options);
 }
 
 void cox_options_print_help(cox_command command, FILE *file)

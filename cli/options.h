@@ -50,6 +50,7 @@ typedef struct cox_options {
     const char *system, *template_name;
     const char *date; /* for templates that tell it: "2026-11-24"; NULL: today */
     bool is_raw, ignores_eos, wants_digest;
+    bool uses_generation_config;
     int64_t max_tokens, top_k, logprobs, seed;
     int64_t drain_time_s;
     double temperature, top_p, min_p, repetition_penalty;
@@ -83,6 +84,7 @@ typedef struct cox_options {
     int64_t n_cells; /* of a sweep, to be run one by one */
     int64_t n_requests, n_prompt_tokens, n_new_tokens, n_rounds;
     double relative_norm;
+    uint64_t given[4]; /* rows of the table of options that the command line has, a bit each */
 } cox_options;
 
 /* Fills *options with the defaults of a command. */
@@ -95,6 +97,9 @@ void cox_options_defaults(cox_options *options, cox_command command);
  */
 cox_status cox_options_parse(cox_options *options, int argc, char *const argv[]);
 void cox_options_free(cox_options *options);
+
+/* Does the command line have this option of the command ("--top-k")? */
+bool cox_options_is_given(const cox_options *options, const char *name);
 
 /* Refuses (INVALID, naming both) an output file that exists and is one of the files that the command reads,
  * the model's included: --force is no leave to destroy them. */

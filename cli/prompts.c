@@ -15,7 +15,7 @@ typedef struct reader {
     const cox_model *model;
     cox_tokenizer *tokenizer;
     cox_chat_template *chat_template;
-    char *no_template; /* why there is none */
+    char *no_tokenizer, *no_template; /* why there is none */
 } reader;
 
 cox_status cox_prompts_check_options(const cox_options *options)
@@ -47,6 +47,10 @@ cox_status cox_prompts_load_template(cox_chat_template **chat_template, const co
 static cox_status open_reader(reader *r)
 {
     cox_status status = cox_tokenizer_load(&r->tokenizer, r->options->model);
+    if (status == COX_NOT_FOUND) { /* lines may give token ids */
+        r->no_tokenizer = strdup(cox_status_message());
+        status = r->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    }
     if (status != COX_OK || r->options->is_raw) return status;
     status = cox_prompts_load_template(&r->chat_template, r->options);
     bool may_do_without = status == COX_UNSUPPORTED || status == COX_NOT_FOUND;
@@ -57,6 +61,7 @@ static cox_status open_reader(reader *r)
 
 static void close_reader(reader *r)
 {
+    free(r->no_tokenizer);
     free(r->no_template);
     cox_chat_template_destroy(r->chat_template);
     cox_tokenizer_destroy(r->tokenizer);
@@ -139,7 +144,9 @@ static cox_status add_line(const reader *r, cox_prompts *prompts, const char *li
     cox_status status = read_line(r, request, line, n, where);
     const int32_t *ids = request->prompt_ids;
     size_t n_ids = request->n_prompt_ids;
-    if (status == COX_OK && n_ids == 0) {
+    if (status == COX_OK && n_ids == 0 && r->no_tokenizer) {
+        status = cox_fail(COX_NOT_FOUND, "%s: the prompt is text: %s", where, r->no_tokenizer);
+    } else if (status == COX_OK && n_ids == 0) {
         status = cox_session_tokenize(r->tokenizer, r->chat_template, r->no_template, request, &tokens);
         if (status != COX_OK) cox_fail_in(status, "%s", where);
         ids = tokens.ids, n_ids = tokens.n;

@@ -10,7 +10,7 @@
 typedef struct words {
     cox_tokenizer *tokenizer;
     cox_chat_template *chat_template;
-    char *no_template;
+    char *no_tokenizer, *no_template; /* why there is none, where that is no error */
 } words;
 
 static cox_status load_template(words *w, const cox_options *options, const cox_service *service)
@@ -26,6 +26,10 @@ static cox_status load_template(words *w, const cox_options *options, const cox_
 static cox_status load_words(words *w, const cox_options *options, const cox_service *service)
 {
     cox_status status = cox_tokenizer_load(&w->tokenizer, options->model);
+    if (status == COX_NOT_FOUND && service->may_be_ids) { /* who gives ids needs none */
+        w->no_tokenizer = strdup(cox_status_message());
+        status = w->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    }
     if (status == COX_OK) status = load_template(w, options, service);
     malloc_trim(0); /* parsing a large vocabulary leaves many free pages behind */
     return status;
@@ -33,6 +37,7 @@ static cox_status load_words(words *w, const cox_options *options, const cox_ser
 
 static void free_words(words *w)
 {
+    free(w->no_tokenizer);
     free(w->no_template);
     cox_chat_template_destroy(w->chat_template);
     cox_tokenizer_destroy(w->tokenizer);
@@ -48,6 +53,7 @@ static cox_status create_session(cox_session **session, cox_run *run, const word
                                      .placement = run->placement,
                                      .exchange = run->exchange,
                                      .tokenizer = w->tokenizer,
+                                     .no_tokenizer = w->no_tokenizer,
                                      .chat_template = w->chat_template,
                                      .no_template = w->no_template};
     cox_engine_options engine = cox_run_engine_options(run->options, run->layout.size);

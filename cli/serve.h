@@ -14,6 +14,7 @@ typedef struct cox_service {
     bool needs_template; /* a checkpoint without a usable chat template is an error at once; else only for
                             chats */
     bool has_chats;      /* false: do not even look for a template */
+    bool may_be_ids;     /* requests may give token ids, so a folder without tokenizer.json is no error */
 } cox_service;
 
 /* Collective; every rank of the run calls it, after cox_run_open. Returns what cox_run_finish returns. */

@@ -343,6 +343,7 @@ static cox_status stage_2(stage *st)
             st->mine[st->n_mine++] = i == 0 ? CLEAN : st->chosen[i - 1];
     }
     st->n_all = st->n_chosen + 1;
+    if (is_front && run->model->eos_note) fprintf(stderr, "sweep: %s\n", run->model->eos_note);
     status = cox_cell_runner_begin_answers(st->runner, (int32_t)st->sweep->options->max_tokens);
     st->is_answering = true;
     return status == COX_OK ? run_cells(st) : status;

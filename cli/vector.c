@@ -147,7 +147,7 @@ static cox_status state_model(const cox_model *model, const char *tokenizer, cox
                         (int)v->expert, (int)model->router.n_experts - 1);
     }
     v->model_fingerprint = model->fingerprint;
-    v->tokenizer_fingerprint = tokenizer;
+    v->tokenizer_fingerprint = *tokenizer ? tokenizer : NULL;
     return COX_OK;
 }
 

@@ -1,6 +1,7 @@
 /* Every running request is one `stream`: its request, its detokeniser and stop strings, its text so far. */
 #include "coordinator/session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,8 @@ typedef struct stream {
     cox__telemetry *telemetry; /* of its plan and routes; NULL: it has none */
     char *text;                /* [n_text+1] NUL-terminated, of capacity bytes */
     size_t n_text, capacity;
+    int32_t *ids; /* [n_ids], of ids_capacity; in place of text where there is no tokenizer */
+    size_t n_ids, ids_capacity;
     Cox__TokenLogprob **logprobs; /* [n_logprobs], of logprobs_capacity */
     size_t n_logprobs, logprobs_capacity;
     bool has_stopped;
@@ -56,8 +59,15 @@ static void stream_destroy(stream *s)
     cox_stop_destroy(s->stop);
     cox__telemetry_destroy(s->telemetry);
     free(s->text);
+    free(s->ids);
     free_logprobs(s->logprobs, s->n_logprobs);
     free(s);
+}
+
+static cox_status no_tokenizer(const cox_session_parts *parts, const char *what)
+{
+    return cox_fail(COX_NOT_FOUND, "%s: %s", what,
+                    parts->no_tokenizer ? parts->no_tokenizer : "there is no tokenizer");
 }
 
 static cox_status stream_create(stream **out, cox_session *session, cox_request *request)
@@ -68,7 +78,10 @@ static cox_status stream_create(stream **out, cox_session *session, cox_request 
     s->capacity = 256;
     s->text = calloc(1, s->capacity);
     cox_status status = s->text ? COX_OK : out_of_memory();
-    if (status == COX_OK) status = cox_detokenizer_create(&s->detokenizer, session->parts.tokenizer, true);
+    const cox_tokenizer *tokenizer = session->parts.tokenizer;
+    if (status == COX_OK && !tokenizer && request->n_stop > 0)
+        status = no_tokenizer(&session->parts, "stop strings are text");
+    if (status == COX_OK && tokenizer) status = cox_detokenizer_create(&s->detokenizer, tokenizer, true);
     if (status == COX_OK) status = cox_stop_create(&s->stop, request->stop, request->n_stop);
     if (status != COX_OK) {
         stream_destroy(s);
@@ -106,6 +119,19 @@ static cox_status stream_put_text(stream *s, const char *piece, size_t n)
     return status != COX_OK ? status : show(s, shown, n_shown);
 }
 
+static cox_status stream_put_id(stream *s, int32_t token)
+{
+    if (s->n_ids == s->ids_capacity) {
+        size_t capacity = 2 * s->ids_capacity + 64;
+        int32_t *larger = realloc(s->ids, capacity * sizeof *larger);
+        if (!larger) return out_of_memory();
+        s->ids = larger;
+        s->ids_capacity = capacity;
+    }
+    s->ids[s->n_ids++] = token;
+    return COX_OK;
+}
+
 static cox_status stream_put_token(stream *s, int32_t token)
 {
     const char *piece = NULL;
@@ -118,6 +144,7 @@ static cox_status stream_flush(stream *s)
 {
     const char *piece = NULL;
     size_t n = 0;
+    if (!s->detokenizer) return COX_OK;
     cox_status status = cox_detokenizer_flush(s->detokenizer, &piece, &n);
     if (status == COX_OK) status = stream_put_text(s, piece, n);
     if (status != COX_OK) return status;
@@ -127,12 +154,22 @@ static cox_status stream_flush(stream *s)
 
 /* --- Log probabilities --- */
 
+/* The text of one token; without a tokenizer its id, as other engines write it. malloc'ed. */
+static cox_status token_text(const cox_tokenizer *tokenizer, int32_t id, char **text, size_t *n)
+{
+    if (tokenizer) return cox_tokenizer_decode(tokenizer, &id, 1, false, text, n);
+    int written = asprintf(text, "token_id:%d", (int)id);
+    if (written < 0) return out_of_memory();
+    *n = (size_t)written;
+    return COX_OK;
+}
+
 static Cox__TokenChoice *make_choice(const cox_tokenizer *tokenizer, int32_t id, float logprob)
 {
     Cox__TokenChoice *choice = malloc(sizeof *choice);
     char *text = NULL;
     size_t n = 0;
-    if (!choice || cox_tokenizer_decode(tokenizer, &id, 1, false, &text, &n) != COX_OK) {
+    if (!choice || token_text(tokenizer, id, &text, &n) != COX_OK) {
         free(choice);
         return NULL;
     }
@@ -186,7 +223,11 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     stream *s = (stream *)(uintptr_t)id;
     cox_status status = COX_OK;
     if (logprobs) status = stream_put_logprobs(s, token, logprobs);
-    if (status == COX_OK && !ends_generation(s, token)) status = stream_put_token(s, token);
+    if (status == COX_OK && !s->detokenizer) {
+        status = stream_put_id(s, token);
+    } else if (status == COX_OK && !ends_generation(s, token)) {
+        status = stream_put_token(s, token);
+    }
     if (status != COX_OK && session->failed == COX_OK) session->failed = status;
     return s->has_stopped || status != COX_OK;
 }
@@ -204,6 +245,10 @@ static void move_text(stream *s, cox_record *record)
 {
     record->text = s->text;
     s->text = NULL;
+    record->has_no_text = !s->detokenizer;
+    record->token_ids = s->ids;
+    record->n_token_ids = s->n_ids;
+    s->ids = NULL;
     record->has_logprobs = s->request->sampling->n_logprobs >= 0;
     record->logprobs = s->logprobs;
     record->n_logprobs = s->n_logprobs;
@@ -348,6 +393,7 @@ static cox_status submit(cox_session *session, stream *s)
     cox_tokens tokens = {0};
     const int32_t *prompt = request->prompt_ids;
     size_t n_prompt = request->n_prompt_ids;
+    if (n_prompt == 0 && !parts->tokenizer) return no_tokenizer(parts, "the prompt is text");
     if (n_prompt == 0) {
         status = cox_session_tokenize(parts->tokenizer, parts->chat_template, parts->no_template, request,
                                       &tokens);

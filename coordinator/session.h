@@ -28,7 +28,8 @@ typedef struct cox_session_parts {
     cox_cluster *cluster;
     const cox_placement *placement;
     cox_exchange *exchange;
-    const cox_tokenizer *tokenizer;
+    const cox_tokenizer *tokenizer; /* NULL: only ids go in and out, and text is refused with no_tokenizer */
+    const char *no_tokenizer;       /* why there is none */
     const cox_chat_template *chat_template; /* NULL: chats are refused with no_template */
     const char *no_template;                /* why there is none */
 } cox_session_parts;

@@ -16,6 +16,7 @@
 
 #include "base/arena.h"
 #include "base/json.h"
+#include "model/folder.h"
 #include "model/mapping.h"
 #include "model/safetensors.h"
 
@@ -188,15 +189,7 @@ static cox_status open_folder(cox_checkpoint *c)
         return status == COX_OK ? collect(c) : status;
     }
     if (exists(index)) return open_indexed(c, index);
-    struct stat info;
-    if (stat(c->folder, &info) != 0 || !S_ISDIR(info.st_mode)) {
-        return cox_fail(COX_NOT_FOUND, "%s: is not a folder that this machine can see", c->folder);
-    }
-    return cox_fail(
-        COX_NOT_FOUND,
-        "%s: neither model.safetensors nor model.safetensors.index.json is there; give the folder of a "
-        "Hugging Face checkpoint (pytorch_model.bin must be converted to safetensors)",
-        c->folder);
+    return cox__folder_check_weights(c->folder);
 }
 
 cox_status cox_checkpoint_open(cox_checkpoint **checkpoint, const char *folder)

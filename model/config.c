@@ -125,15 +125,15 @@ cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *
         return cox_fail(COX_UNSUPPORTED, "%s: key \"%s\" has %zu ids, more than the %d that are built",
                         config->where, key, count, (int)max);
     }
-    int32_t kept = 0;
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
-        if (!json_is_integer(id) || json_integer_value(id) > INT32_MAX) {
+        if (!json_is_integer(id)) {
             return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be a token id or a list of them",
                             config->where, key);
         }
-        if (json_integer_value(id) >= 0) ids[kept++] = (int32_t)json_integer_value(id);
+        json_int_t number = json_integer_value(id);
+        ids[i] = number < 0 || number > INT32_MAX ? -1 : (int32_t)number;
     }
-    *n = kept;
+    *n = (int32_t)count;
     return COX_OK;
 }

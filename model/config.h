@@ -45,8 +45,8 @@ cox_status cox__config_array(const cox__config *config, const char *key, const j
  * when the key is absent or null. Errors: BAD_FILE, NO_MEMORY. */
 cox_status cox__config_object(const cox__config *config, const char *key, cox_arena *arena, cox__config *out);
 
-/* A whole number or a list of them; at most `max` are kept, and no negative ones (nothing has these ids).
- * [out] *n; left as it is when the key is absent or null. Errors: BAD_FILE, UNSUPPORTED (more than max). */
+/* A token id or a list of them, at most `max`; one that can be no id is kept as -1. [out] *n; left as it is
+ * when the key is absent or null. Errors: BAD_FILE, UNSUPPORTED (more than max). */
 cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *ids, int32_t max, int32_t *n);
 
 #endif

@@ -5,9 +5,12 @@
 #include "model/configure.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "model/family.h"
+#include "model/quantization.h"
 
 enum { MAX_WIDTH = 1 << 24, MAX_POSITIONS = 1 << 24 };
 
@@ -109,23 +112,6 @@ static cox_status check_dtype(const cox__config *config, const char *key)
                     config->where, key, name);
 }
 
-static cox_status read_quantization(const cox__config *config, const cox_family *family, cox_arena *arena,
-                                    bool *is_mxfp4)
-{
-    cox__config quantization;
-    cox_status status = cox__config_object(config, "quantization_config", arena, &quantization);
-    if (status != COX_OK || !quantization.object) return status;
-    const char *method = "(none)";
-    status = cox__config_string(&quantization, "quant_method", &method);
-    if (status != COX_OK) return status;
-    *is_mxfp4 = strcmp(method, "mxfp4") == 0 && family->reads_mxfp4;
-    if (*is_mxfp4) return COX_OK;
-    return cox_fail(
-        COX_UNSUPPORTED,
-        "%s: quant_method \"%.100s\" is not built for model_type %s; use a checkpoint in f32, f16 or bf16%s",
-        quantization.where, method, family->model_type, family->reads_mxfp4 ? ", or mxfp4" : "");
-}
-
 static cox_status read_attention(const cox__config *config, const cox__defaults *defaults, cox_model *m)
 {
     m->n_heads = defaults->n_heads;
@@ -223,16 +209,24 @@ static cox_status read_ids(const cox__config *config, const char *key, int32_t m
     return cox__config_ids(config, key, ids, max, n);
 }
 
-/* Ids that a file names must be in the vocabulary; a family's default need not be. */
-static cox_status check_ids(const cox__config *config, const char *key, const int32_t *ids, int32_t n,
-                            int32_t vocab_size)
+/* transformers does not mind an id beyond the vocabulary: the model can never choose it. Nor do we, but
+ * whoever generates text is told. */
+static cox_status note_eos(const cox__config *config, cox_model *m)
 {
-    for (int32_t i = 0; cox__config_has(config, key) && i < n; i++) {
-        if (ids[i] < vocab_size) continue;
-        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" names token %d, but vocab_size is %d", config->where,
-                        key, (int)ids[i], (int)vocab_size);
+    bool is_foreign = false;
+    for (int32_t i = 0; i < m->n_eos; i++) {
+        is_foreign = is_foreign || m->eos_ids[i] < 0 || m->eos_ids[i] >= m->vocab_size;
     }
-    return COX_OK;
+    if (!is_foreign || !cox__config_has(config, "eos_token_id")) return COX_OK;
+    char *ids = json_dumps(json_object_get(config->object, "eos_token_id"), JSON_ENCODE_ANY);
+    char note[512];
+    snprintf(note, sizeof note,
+             "%.300s: key \"eos_token_id\" is %.100s, but vocab_size is %d: no text can end at a token "
+             "that the model does not have",
+             config->where, ids ? ids : "?", (int)m->vocab_size);
+    free(ids);
+    m->eos_note = cox_arena_strdup(m->arena, note);
+    return m->eos_note ? COX_OK : COX_NO_MEMORY;
 }
 
 enum { MAX_EOS = sizeof((cox_model *)0)->eos_ids / sizeof(int32_t) };
@@ -243,25 +237,28 @@ static cox_status read_special_tokens(const cox__config *config, cox_model *m)
     int32_t bos[1], n_bos;
     cox_status status = read_ids(config, "bos_token_id", defaults->bos_id, bos, 1, &n_bos);
     m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
-    if (status == COX_OK) status = check_ids(config, "bos_token_id", bos, n_bos, m->vocab_size);
     if (status == COX_OK)
         status = read_ids(config, "eos_token_id", defaults->eos_id, m->eos_ids, MAX_EOS, &m->n_eos);
-    if (status == COX_OK) status = check_ids(config, "eos_token_id", m->eos_ids, m->n_eos, m->vocab_size);
-    return status;
+    return status == COX_OK ? note_eos(config, m) : status;
 }
 
-cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags)
+cox_status cox__model_identify(const cox__config *config, cox_model *model, cox__config_flags *flags)
 {
     *flags = (cox__config_flags){0};
     cox_status status = cox__family_find(config, &model->family);
     if (status != COX_OK) return status;
     model->family_name = model->family->model_type;
-    status = refuse_features(config);
+    return cox__quantization_read(config, model->family, model->arena, &flags->is_mxfp4);
+}
+
+cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags)
+{
+    cox_status status = cox__model_identify(config, model, flags);
+    if (status == COX_OK) status = refuse_features(config);
     if (status == COX_OK) status = refuse_general(config);
     if (status == COX_OK) status = check_activation(config, model->family);
     if (status == COX_OK) status = check_dtype(config, "dtype");
     if (status == COX_OK) status = check_dtype(config, "torch_dtype");
-    if (status == COX_OK) status = read_quantization(config, model->family, model->arena, &flags->is_mxfp4);
     if (status == COX_OK) status = read_dims(config, model, flags);
     if (status != COX_OK) return status;
 
@@ -280,7 +277,8 @@ static void drop_unknown_ids(cox_model *model)
     if (model->bos_id >= model->vocab_size) model->bos_id = -1;
     int32_t n = 0;
     for (int32_t i = 0; i < model->n_eos; i++) {
-        if (model->eos_ids[i] < model->vocab_size) model->eos_ids[n++] = model->eos_ids[i];
+        if (model->eos_ids[i] >= 0 && model->eos_ids[i] < model->vocab_size)
+            model->eos_ids[n++] = model->eos_ids[i];
     }
     model->n_eos = n;
 }
@@ -297,10 +295,10 @@ cox_status cox__model_configure_generation(const cox__config *generation, cox_mo
     cox_status status = cox__config_ids(generation, "bos_token_id", bos, 1, &n_bos);
     if (status == COX_OK)
         status = cox__config_ids(generation, "eos_token_id", model->eos_ids, MAX_EOS, &model->n_eos);
-    if (status == COX_OK) status = check_ids(generation, "bos_token_id", bos, n_bos, model->vocab_size);
-    if (status == COX_OK)
-        status = check_ids(generation, "eos_token_id", model->eos_ids, model->n_eos, model->vocab_size);
+    model->eos_note = NULL; /* config.json's does not count */
+    if (status == COX_OK) status = note_eos(generation, model);
     if (status != COX_OK) return status;
     model->bos_id = n_bos ? bos[0] : -1;
+    drop_unknown_ids(model);
     return COX_OK;
 }

@@ -10,13 +10,17 @@ typedef struct cox__config_flags {
     bool is_mxfp4; /* quantization_config.quant_method */
 } cox__config_flags;
 
+/* The part of cox__model_configure that says what kind of model it is: family, family_name and
+ * flags->is_mxfp4. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
+cox_status cox__model_identify(const cox__config *config, cox_model *model, cox__config_flags *flags);
+
 /* Fills every field of *model that follows from config.json (all but folder, checkpoint, fingerprint, bound);
  * model->arena must be set. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags);
 
-/* generation_config.json, where there is one, says alone which ids begin and end a text (one beyond the
- * vocabulary is an error); config.json's are then forgotten. Without it (generation->object NULL) a family's
- * own defaults that are beyond the vocabulary are dropped. Errors: BAD_FILE, UNSUPPORTED. */
+/* generation_config.json, where there is one, says alone which ids begin and end a text; config.json's are then
+ * forgotten. Those beyond the vocabulary are dropped (model->eos_note tells, unless they are a family's own
+ * defaults). generation->object may be NULL. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model);
 
 #endif

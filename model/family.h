@@ -75,7 +75,11 @@ typedef struct cox__tensor_spec {
 
 /* How routed experts lie in the file. */
 typedef enum cox__expert_layout {
-    COX__EXPERTS_EACH,  /* three matrices for each: "<prefix><e>.<gate|up|down>", [out, in] */
+    COX__EXPERTS_EACH,  /* three matrices for each: "<prefix><e>.<gate|up|down>", [out, in]; or, from
+                           transformers  with save_original_format=False, all in "<prefix>gate_up_proj"
+                           [n_experts, 2*out, in],  gate before up, and "<prefix>down_proj" [n_experts, out,
+                           in]
+                         */
     COX__EXPERTS_FUSED, /* GPT-OSS: "<prefix>gate_up_proj" [n_experts, in, out] with gate and up interleaved
                            along out, "<prefix>down_proj", their "_bias"; or MXFP4 "_blocks" [n_experts, out,
                            in/32, 16] with "_scales" [n_experts, out, in/32] */
@@ -106,6 +110,9 @@ struct cox_family {
     bool reads_attention_bias; /* honours the key "attention_bias" */
     bool reads_mxfp4;
     cox__expert_names experts;
+    /* A part of a layer that transformers, when it does not keep the original format, calls otherwise: names
+     * that begin with the first may begin with the second instead. NULLs: none. */
+    const char *renamed[2];
     const cox__tensor_spec *layer_tensors; /* [n_layer_tensors] */
     size_t n_layer_tensors;
     /*

@@ -1,6 +1,7 @@
 /*
  * Mixtral: no biases, routes always renormalised over the chosen, one optional sliding window for all
- * layers. The hub's tensor names are the original ones (block_sparse_moe, w1 gate, w3 up, w2 down).
+ * layers. The hub's tensor names are the original ones (block_sparse_moe, w1 gate, w3 up, w2 down);
+ * transformers itself says mlp.
  */
 #include "model/family.h"
 
@@ -43,6 +44,7 @@ const cox_family cox__family_mixtral = {
     .d_expert_key = "intermediate_size",
     .reads_hidden_act = true,
     .experts = {COX__EXPERTS_EACH, "block_sparse_moe.experts.", "w1.weight", "w3.weight", "w2.weight"},
+    .renamed = {"block_sparse_moe.", "mlp."},
     .layer_tensors = layer_tensors,
     .n_layer_tensors = sizeof layer_tensors / sizeof *layer_tensors,
     .configure = configure,

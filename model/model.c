@@ -5,9 +5,7 @@
 #include "model/model.h"
 
 #include <errno.h>
-#include <sys/stat.h>
 #include <stdlib.h>
-#include <dirent.h>
 #include <inttypes.h>
 #include <sha2.h>
 #include <stdio.h>
@@ -15,6 +13,8 @@
 
 #include "base/json.h"
 #include "model/configure.h"
+#include "model/folder.h"
+#include "model/quantization.h"
 #include "model/tensors.h"
 
 enum { MAX_CONFIG_BYTES = 16 << 20 };
@@ -107,6 +107,8 @@ static cox_status open_configs(cox_model *m, cox__config_flags *flags, char **te
     char *generation_text;
     size_t n_generation_bytes;
     cox_status status = load_config(m, "config.json", false, &json, &config, text, n_bytes);
+    if (status == COX_OK) status = cox__model_identify(&config, m, flags);
+    if (status == COX_OK) status = cox__folder_check_weights(m->folder);
     if (status == COX_OK) status = cox__model_configure(&config, m, flags);
     if (status == COX_OK) {
         status = load_config(m, "generation_config.json", true, &generation_json, &generation,
@@ -115,22 +117,6 @@ static cox_status open_configs(cox_model *m, cox__config_flags *flags, char **te
     if (status == COX_OK) status = cox__model_configure_generation(&generation, m);
     json_decref(generation_json);
     json_decref(json);
-    return status;
-}
-
-/* A pipe would be waited for instead of read. */
-static cox_status check_folder(const char *folder)
-{
-    DIR *entries = opendir(folder); /* whatever cannot be opened has a message of its own */
-    cox_status status = COX_OK;
-    for (const struct dirent *entry; entries && status == COX_OK && (entry = readdir(entries));) {
-        struct stat info;
-        if (fstatat(dirfd(entries), entry->d_name, &info, 0) != 0) continue;
-        if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) continue;
-        status = cox_fail(COX_BAD_FILE, "%s/%s: is not a regular file; a model's folder holds nothing else",
-                          folder, entry->d_name);
-    }
-    if (entries) closedir(entries);
     return status;
 }
 
@@ -156,11 +142,13 @@ static cox_status open_parts(cox_model *m)
     cox__config_flags flags;
     char *config = NULL;
     size_t n_config_bytes = 0;
-    cox_status status = check_folder(m->folder);
+    cox_status status = cox__folder_check(m->folder);
     if (status == COX_OK) status = open_configs(m, &flags, &config, &n_config_bytes);
     if (status == COX_OK) status = cox_checkpoint_open(&m->checkpoint, m->folder);
     if (status == COX_OK) status = check_layers(m);
     if (status == COX_OK) status = cox__model_bind(m, flags.is_tied, flags.is_mxfp4);
+    if (status == COX_BAD_FILE && m->checkpoint)
+        status = cox__quantization_explain(m->checkpoint, m->folder, status);
     if (status == COX_OK) fingerprint(m, config, n_config_bytes);
     return status;
 }

@@ -87,6 +87,8 @@ typedef struct cox_model {
     const cox_layer_spec *layers; /* [n_layers] */
     int32_t n_eos;                /* ids that end a generation: generation_config.json, else config.json */
     int32_t eos_ids[8];
+    const char *eos_note; /* one line for whoever generates text: a file names an end token beyond the
+                             vocabulary; NULL: none does */
     int32_t bos_id;       /* -1: none */
     char fingerprint[65]; /* SHA-256 in hex over config.json and every tensor's name, dtype and shape */
     const struct cox__bound
@@ -97,8 +99,9 @@ typedef struct cox_model {
 /*
  * Reads config.json, generation_config.json and the shards' headers, and checks every tensor that the
  * config promises for presence, shape and dtype. Touches no weights. [out] owned by the caller. Not
- * collective. Errors: NOT_FOUND, BAD_FILE (config that contradicts itself or the tensors), UNSUPPORTED
- * (unknown model_type, listed with the known ones; features that are not built, by key).
+ * collective. Errors: NOT_FOUND, INVALID (no model's folder at all), BAD_FILE (config that contradicts itself
+ * or the tensors), UNSUPPORTED (unknown model_type, listed with the known ones; weights in another form or
+ * quantised, by name; features that are not built, by key).
  */
 cox_status cox_model_open(cox_model **model, const char *folder);
 void cox_model_close(cox_model *model); /* NULL is allowed; all views die with it */

@@ -42,6 +42,16 @@ __attribute__((format(printf, 2, 3))) static const cox_tensor *find(const binder
     return cox_checkpoint_find(b->model->checkpoint, name);
 }
 
+/* "layers.<layer>.<stem><end>", or by the name that transformers has for that part (family->renamed). */
+static const cox_tensor *find_in_layer(const binder *b, int32_t layer, const char *stem, const char *end)
+{
+    const cox_tensor *tensor = find(b, "layers.%d.%s%s", (int)layer, stem, end);
+    const char *const *renamed = b->model->family->renamed;
+    size_t n = renamed[0] ? strlen(renamed[0]) : 0;
+    if (tensor || n == 0 || strncmp(stem, renamed[0], n) != 0) return tensor;
+    return find(b, "layers.%d.%s%s%s", (int)layer, renamed[1], stem + n, end);
+}
+
 static cox_status missing(const binder *b, const char *name)
 {
     return cox_fail(COX_BAD_FILE, "%s: tensor \"%s%s\" is missing; " ADVICE ", or the download is incomplete",
@@ -128,7 +138,9 @@ static cox_status bind_own(const binder *b, int32_t layer, const cox_tensor **ow
                 extra->shard, extra->name);
         }
         int64_t shape[2] = {cox__model_dim(m, spec->rows), cox__model_dim(m, spec->cols)};
-        cox_status status = require(b, name, shape, spec->cols == COX__NONE ? 1 : 2, &own[i]);
+        own[i] = find_in_layer(b, layer, spec->name, "");
+        if (!own[i]) return missing(b, name);
+        cox_status status = check(own[i], shape, spec->cols == COX__NONE ? 1 : 2);
         if (status != COX_OK) return status;
     }
     return COX_OK;
@@ -149,6 +161,30 @@ static cox_status bind_each(const binder *b, int32_t layer, const cox_tensor **e
         }
     }
     return COX_OK;
+}
+
+/* The experts of a layer in two tensors, when they lie so. */
+static cox_status bind_stacked(const binder *b, int32_t layer, cox__stacked_experts *stacked)
+{
+    const cox_model *m = b->model;
+    const cox__expert_names *names = &m->family->experts;
+    const int64_t n = m->router.n_experts, d = m->d_model, h = m->d_expert;
+    stacked->gate_up = find_in_layer(b, layer, names->prefix, "gate_up_proj");
+    if (!stacked->gate_up) return COX_OK;
+    const cox_tensor *single = find(b, "layers.%d.%s0.%s", (int)layer, names->prefix, names->gate);
+    if (single) {
+        return cox_fail(COX_BAD_FILE,
+                        "%s: tensors \"%s\" and \"%s\" are the same weights twice; remove one checkpoint",
+                        m->folder, stacked->gate_up->name, single->name);
+    }
+    stacked->down = find_in_layer(b, layer, names->prefix, "down_proj");
+    if (!stacked->down) {
+        return cox_fail(COX_BAD_FILE,
+                        "%s: tensor \"%s\" is there, but the \"down_proj\" beside it is missing; " ADVICE,
+                        m->folder, stacked->gate_up->name);
+    }
+    cox_status status = check(stacked->gate_up, (const int64_t[]){n, 2 * h, d}, 3);
+    return status == COX_OK ? check(stacked->down, (const int64_t[]){n, d, h}, 3) : status;
 }
 
 /* One of the two fused matrices: `part` is "gate_up_proj" or "down_proj". */
@@ -208,6 +244,8 @@ static cox_status bind_layer(const binder *b, int32_t layer, cox__bound_layer *b
     cox_status status = bind_own(b, layer, bound->own);
     if (status != COX_OK || !m->layers[layer].is_moe) return status;
     if (m->family->experts.layout == COX__EXPERTS_FUSED) return bind_fused(b, layer, &bound->fused);
+    status = bind_stacked(b, layer, &bound->stacked);
+    if (status != COX_OK || bound->stacked.gate_up) return status;
     bound->each = cox_arena_array(m->arena, 3 * (size_t)m->router.n_experts, sizeof *bound->each);
     return bound->each ? bind_each(b, layer, bound->each) : COX_NO_MEMORY;
 }

@@ -15,10 +15,19 @@ typedef struct cox__fused_experts {
     const cox_tensor *gate_up_bias, *down_bias;     /* [n_experts, out] */
 } cox__fused_experts;
 
+/* All experts of a layer in two tensors whose rows are as those of single experts: what transformers writes
+ * for COX__EXPERTS_EACH with save_original_format=False. */
+typedef struct cox__stacked_experts {
+    const cox_tensor *gate_up; /* [n_experts, 2*d_expert, d_model]: of each expert gate, then up */
+    const cox_tensor *down;    /* [n_experts, d_model, d_expert] */
+} cox__stacked_experts;
+
 typedef struct cox__bound_layer {
-    const cox_tensor **own;   /* [family->n_layer_tensors], NULL for those that this layer does not have */
-    const cox_tensor **each;  /* [n_experts][3]: gate, up, down (COX__EXPERTS_EACH); else NULL */
-    cox__fused_experts fused; /* COX__EXPERTS_FUSED */
+    const cox_tensor **own; /* [family->n_layer_tensors], NULL for those that this layer does not have */
+    /* One of these three: */
+    const cox_tensor **each;      /* [n_experts][3]: gate, up, down (COX__EXPERTS_EACH); else NULL */
+    cox__stacked_experts stacked; /* COX__EXPERTS_EACH in two tensors; else NULLs */
+    cox__fused_experts fused;     /* COX__EXPERTS_FUSED */
 } cox__bound_layer;
 
 typedef struct cox__bound {

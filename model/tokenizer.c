@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/folder.h"
 #include "model/tokenizer_internal.h"
 
 /* ---- loading -------------------------------------------------------------------------------- */
@@ -62,7 +63,8 @@ cox_status cox_tokenizer_load(cox_tokenizer **tokenizer, const char *folder)
         return cox_fail(COX_INVALID, "the folder's name is too long: %.64s...", folder);
     }
     json_t *root = NULL;
-    cox_status status = cox_json_load_file(&root, path);
+    cox_status status = cox__folder_check_tokenizer(folder);
+    if (status == COX_OK) status = cox_json_load_file(&root, path);
     if (status == COX_OK) status = cox__tokenizer_parse(tokenizer, root, path, (size_t)1 << 20);
     json_decref(root);
     return status;

@@ -239,6 +239,11 @@ static expert_source find_expert(const cox_model *m, int32_t layer, int32_t id)
         }
         return source;
     }
+    if (bound->stacked.gate_up) {
+        source.spans[source.n_spans++] = slice(bound->stacked.gate_up, id);
+        source.spans[source.n_spans++] = slice(bound->stacked.down, id);
+        return source;
+    }
     const cox__fused_experts *f = &bound->fused;
     source.spans[source.n_spans++] = slice(f->gate_up, id);
     source.spans[source.n_spans++] = slice(f->down, id);
@@ -380,6 +385,25 @@ static cox_status view_fused(loader *l, int32_t layer, int32_t id, const expert_
     return status;
 }
 
+/* n_rows rows of an expert's matrix, from `first` on. */
+static cox_matrix stacked_view(const cox_tensor *tensor, int32_t id, size_t first, size_t n_rows)
+{
+    cox_matrix view = {
+        .dtype = matrix_dtype(tensor), .n_rows = (int32_t)n_rows, .n_cols = (int32_t)tensor->shape[2]};
+    view.row_stride_bytes = cox_dtype_bytes(view.dtype, (size_t)tensor->shape[2]);
+    view.data = slice(tensor, id).data + first * view.row_stride_bytes;
+    return view;
+}
+
+static void view_stacked(const cox_model *m, int32_t layer, int32_t id, cox_ffn_weights *w)
+{
+    const cox__stacked_experts *stacked = &m->bound->layers[layer].stacked;
+    const size_t h = (size_t)m->d_expert;
+    w->gate = stacked_view(stacked->gate_up, id, 0, h);
+    w->up = stacked_view(stacked->gate_up, id, h, h);
+    w->down = stacked_view(stacked->down, id, 0, (size_t)m->d_model);
+}
+
 static cox_status load_expert(loader *l, int32_t layer, int32_t id, cox_ffn_weights *weights)
 {
     expert_source source = find_expert(l->model, layer, id);
@@ -391,6 +415,8 @@ static cox_status load_expert(loader *l, int32_t layer, int32_t id, cox_ffn_weig
         fresh.gate = matrix_view(each[3 * id]);
         fresh.up = matrix_view(each[3 * id + 1]);
         fresh.down = matrix_view(each[3 * id + 2]);
+    } else if (l->model->bound->layers[layer].stacked.gate_up) {
+        view_stacked(l->model, layer, id, &fresh);
     } else {
         status = view_fused(l, layer, id, &source, &fresh);
     }

@@ -152,6 +152,12 @@ static json_t *steering_json(const Cox__SteeringRecord *steering)
 json_t *cox_record_extras_json(const cox_record *record)
 {
     json_t *extras = json_object();
+    if (record->has_no_text) {
+        json_t *ids = json_array();
+        for (size_t i = 0; i < record->n_token_ids; i++)
+            json_array_append_new(ids, json_integer(record->token_ids[i]));
+        json_object_set_new(extras, "token_ids", ids);
+    }
     if (*record->digest) json_object_set_new(extras, "logits_digest", json_string(record->digest));
     if (record->steering) json_object_set_new(extras, "steering", steering_json(record->steering));
     if (record->routes) json_object_set_new(extras, "routes", json_string(record->routes_file));
@@ -167,7 +173,7 @@ static json_t *answer_body(const cox_record *record, int64_t created_s, const ch
         json_object_set_new(choice, "message",
                             json_pack("{s:s, s:s}", "role", "assistant", "content", record->text));
     } else {
-        json_object_set_new(choice, "text", json_string(record->text));
+        json_object_set_new(choice, "text", record->has_no_text ? json_null() : json_string(record->text));
     }
     json_t *logprobs = !record->has_logprobs ? json_null()
                        : record->is_chat     ? cox_record_logprobs_json(record)

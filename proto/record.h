@@ -35,8 +35,9 @@ json_t *cox_record_to_batch_line(const cox_record *record, int64_t created_s, co
  * memory. */
 json_t *cox_record_logprobs_json(const cox_record *record);
 
-/* What OpenAI's answers have no place for, each if there is one: {"logits_digest", "steering": {"plan",
- * "forced", "hits": [...]}, "routes": file}; docs/commands.md. NULL: out of memory. */
+/* What OpenAI's answers have no place for, each if there is one: {"token_ids" (of an answer without text),
+ * "logits_digest", "steering": {"plan", "forced", "hits": [...]}, "routes": file}; docs/commands.md. NULL:
+ * out of memory. */
 json_t *cox_record_extras_json(const cox_record *record);
 
 /* {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details": {"cached_tokens"}} */

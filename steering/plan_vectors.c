@@ -99,7 +99,7 @@ static cox_status open_file(cox__plan_builder *builder, const char *path, const 
 static cox_status check_fingerprint(cox__plan_builder *builder, const char *where, const char *what,
                                     const char *made_for, const char *ours)
 {
-    if (!made_for || !ours || strcmp(made_for, ours) == 0) return COX_OK;
+    if (!made_for || !ours || !*ours || strcmp(made_for, ours) == 0) return COX_OK;
     if (builder->is_forced) {
         builder->plan->was_forced = true;
         return COX_OK;

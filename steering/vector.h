@@ -64,8 +64,8 @@ void cox_vector_file_free(cox_vector_file *file); /* NULL is allowed */
 /* NULL with a message when `name` is not there, or when it is NULL and the file holds several. */
 const cox_vector *cox_vector_find(const cox_vector_file *file, const char *name);
 
-/* SHA-256 in hex of <folder>/tokenizer.json's bytes: what vectors and results name a tokenizer by. Errors:
- * NOT_FOUND, IO, BAD_FILE. */
+/* SHA-256 in hex of <folder>/tokenizer.json's bytes: what vectors and results name a tokenizer by; "" when
+ * there is none (then vectors are not compared with it). Errors: IO, BAD_FILE. */
 cox_status cox_tokenizer_fingerprint(const char *folder, char fingerprint[65]);
 
 #endif

@@ -1,8 +1,8 @@
 """Writes a variant's checkpoint as it lies on the hub, and proves that transformers reads and writes the same.
 
 The tensors are drawn under their hub names, loaded by transformers (nothing missing, nothing unexpected) and saved again
-by save_pretrained; names, shapes, dtypes and bytes must come back unchanged. What save_pretrained wrote is kept, with
-config.json replaced where the variant asks for the old spelling. MXFP4 is written directly: on a CPU transformers only
+by save_pretrained; names, shapes, dtypes and bytes must come back unchanged (or, with save_original_format=False, stacked
+by layer). What save_pretrained wrote is kept, with config.json replaced where the variant asks for the old spelling. MXFP4 is written directly: on a CPU transformers only
 reads it.
 """
 
@@ -86,10 +86,27 @@ def write(variant, seed, folder):
         if variant["spelling"] == "old":
             ours = (folder / "config.json").read_text()
         shutil.rmtree(folder)
-        model.save_pretrained(folder, max_shard_size=variant["shard_size"])
+        model.save_pretrained(folder, max_shard_size=variant["shard_size"], save_original_format=variant["original_format"])
         if variant["spelling"] == "old":
             (folder / "config.json").write_text(ours)
-    _check(variant, folder, tensors)
+    _check(variant, folder, tensors if variant["original_format"] else stack(tensors))
+
+
+def stack(tensors):
+    """The hub's tensors of Mixtral as transformers' own format has them: gate above up, experts along a new first axis."""
+    result, experts = {}, {}
+    for name, t in tensors.items():
+        if ".experts." not in name:
+            result[name.replace(".block_sparse_moe.", ".mlp.")] = t
+            continue
+        layer, rest = name.split(".block_sparse_moe.experts.")
+        expert, part, _ = rest.split(".")
+        experts.setdefault(layer, {}).setdefault(part, {})[int(expert)] = t
+    for layer, parts in experts.items():
+        gate, up, down = (torch.stack([parts[p][e] for e in range(len(parts[p]))]) for p in ("w1", "w3", "w2"))
+        result[layer + ".mlp.experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
+        result[layer + ".mlp.experts.down_proj"] = down
+    return result
 
 
 def _check(variant, folder, tensors):

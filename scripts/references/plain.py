@@ -28,6 +28,22 @@ class Checkpoint:
         for path in sorted(folder.glob("model*.safetensors")):
             for name, t in load_file(path).items():
                 self.tensors[name] = t.numpy() if t.dtype.is_floating_point is False else t.double().numpy()
+        if self.config["model_type"] != "gpt_oss":
+            self.unstack()
+
+    def unstack(self):
+        """All experts of a layer in two tensors, as transformers' own format has them: by their names on the hub."""
+        mixtral = self.config["model_type"] == "mixtral"
+        gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+        for name in [n for n in self.tensors if n.endswith(".mlp.experts.gate_up_proj")]:
+            layer = name.removesuffix("mlp.experts.gate_up_proj")
+            block = layer + ("block_sparse_moe." if mixtral else "mlp.")
+            both, out = self.tensors.pop(name), self.tensors.pop(layer + "mlp.experts.down_proj")
+            self.tensors[block + "gate.weight"] = self.tensors.pop(layer + "mlp.gate.weight")
+            for e in range(len(both)):
+                width = both.shape[1] // 2
+                for part, matrix in ((gate, both[e][:width]), (up, both[e][width:]), (down, out[e])):
+                    self.tensors[f"{block}experts.{e}.{part}.weight"] = matrix
 
     def get(self, key, default=None):
         value = self.config.get(key)

@@ -3,13 +3,14 @@
 `config` is the content of config.json; in the old spelling it is written as it stands, in the new spelling transformers
 writes it. `expected_idle` names features (golden.py) that are known to change nothing for this model, with the reason
 beside it; every other feature must move the logits. `bf16_act` asks for router margins so wide that rounding every matrix
-product's input to bfloat16 turns no choice: those models can hold the tolerance of `--kernel bf16-act`.
+product's input to bfloat16 turns no choice: those models can hold the tolerance of `--kernel bf16-act`. `original_format`
+false: save_pretrained writes its own names and layout, all experts of a layer in two tensors.
 """
 
 BASE = {
     "dtype": "bfloat16", "spelling": "new", "shard_size": "10MB", "min_shards": 1, "n_prompt": 28,
     "logit_std": 3.0, "embed_std": 0.7, "router_factor": 1.5, "up_factor": 1.5, "down_factor": 1.5,
-    "expected_idle": (), "bf16_act": True,
+    "expected_idle": (), "bf16_act": True, "original_format": True,
 }
 
 
@@ -83,6 +84,15 @@ VARIANTS = [
             "rope_parameters": {"rope_type": "llama3", "rope_theta": 400.0, "factor": 8.0, "low_freq_factor": 1.0,
                                 "high_freq_factor": 4.0, "original_max_position_embeddings": 48},
         }, dtype="float16", shard_size="22KB", min_shards=3),
+    _variant(
+        "mixtral-stacked-bf16", "transformers' own format: the experts of a layer stacked in two tensors, mlp.gate; four shards, "
+        "top-2 of 5, expert width 10 (not half of d_model 24)",
+        {
+            "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "vocab_size": 43, "hidden_size": 24,
+            "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 256, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None,
+            "bos_token_id": None, "eos_token_id": None, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+        }, shard_size="10KB", min_shards=4, original_format=False),
     _variant(
         "gpt_oss-mxfp4", "MXFP4 experts, sinks, sliding 9 and full layers, YaRN truncate false, head_dim 12, top-3 of 5, "
         "old spelling",

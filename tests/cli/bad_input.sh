@@ -69,6 +69,21 @@ for ranks in 1 3; do
     refuses 3 "model.safetensors" generate --model "$broken" "${ask[@]}" --ranks $ranks
 done
 
+# What is no such folder is named for what it is.
+refuses 2 "is a file; give the folder that it is in: $model" inspect --model "$model/model.safetensors"
+refuses 2 "is a file; give the folder that it is in: $model" generate --model "$model/config.json" "${ask[@]}" --ranks 2
+printf 'GGUF\3\0\0\0' > "$work/model.gguf"
+refuses 5 "is a GGUF file" generate --model "$work/model.gguf" "${ask[@]}"
+mkdir -p "$work/models--allenai--OLMoE/snapshots/0123abc" "$work/models--allenai--OLMoE/refs"
+printf 0123abc > "$work/models--allenai--OLMoE/refs/main"
+refuses 2 "give the snapshot in it: .*OLMoE/snapshots/0123abc" inspect --model "$work/models--allenai--OLMoE"
+mkdir "$work/pickled"
+cp "$model"/*.json "$work/pickled"
+touch "$work/pickled/pytorch_model.bin"
+refuses 5 "pytorch_model.bin, and only safetensors are read; convert" generate --model "$work/pickled" "${ask[@]}" --ranks 2
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n' > "$work/pickled/model.safetensors"
+refuses 4 "is a git-lfs pointer.*git lfs pull" generate --model "$work/pickled" "${ask[@]}"
+
 # Chat templates
 plain=$work/plain
 mkdir "$plain"

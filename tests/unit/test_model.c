@@ -19,6 +19,7 @@ static const char *const goldens[] = {
     "gpt_oss-mxfp4",
     "gpt_oss-plain-f32",
     "mixtral-llama3-f16",
+    "mixtral-stacked-bf16",
     "mixtral-window-bf16",
     "olmoe-clip-bf16",
     "olmoe-linear-shards-bf16",
@@ -299,9 +300,6 @@ static void test_special_tokens(void **state)
     m = NULL;
     expect_message(cox_model_open(&m, f.path), COX_BAD_FILE,
                    TEXTS("generation_config.json", "eos_token_id", "token id"));
-    write_bytes(folder_file(&f, "generation_config.json"), "{\"eos_token_id\": [7, 43]}", 25);
-    expect_message(cox_model_open(&m, f.path), COX_BAD_FILE,
-                   TEXTS("generation_config.json", "\"eos_token_id\" names token 43", "vocab_size is 43"));
     folder_remove(&f);
 }
 
@@ -412,7 +410,7 @@ static void test_config_files(void **state)
     (void)state;
     folder f = folder_copy(OLMOE);
     unlink(folder_file(&f, "config.json"));
-    expect_bad(&f, COX_NOT_FOUND, TEXTS("config.json: cannot open", "this machine can see"));
+    expect_bad(&f, COX_NOT_FOUND, TEXTS("config.json: is not there", "the folder of a Hugging Face"));
     static const struct {
         const char *text, *message;
     } cases[] = {
@@ -433,10 +431,6 @@ static void test_config_files(void **state)
 static void test_unknown_features(void **state)
 {
     (void)state;
-    expect_config(OLMOE, "eos_token_id", "[1, 43]", COX_BAD_FILE,
-                  TEXTS("/config.json", "\"eos_token_id\" names token 43", "vocab_size is 43"));
-    expect_config(OLMOE, "bos_token_id", "400", COX_BAD_FILE,
-                  TEXTS("/config.json", "\"bos_token_id\" names token 400", "vocab_size is 43"));
     expect_config(OLMOE, "model_type", "\"qwen2_moe\"", COX_UNSUPPORTED,
                   TEXTS("config.json", "model_type \"qwen2_moe\"", "olmoe, mixtral, gpt_oss, qwen3_moe"));
     expect_config(OLMOE, "hidden_act", "\"gelu\"", COX_UNSUPPORTED,
@@ -572,7 +566,7 @@ static void test_wrong_shapes_and_dtypes(void **state)
     folder f = folder_copy(OLMOE);
     shard s = shard_read(&f, "model.safetensors");
     json_t *entry = json_incref(shard_entry(&s, down));
-    json_object_set_new(s.header, "model.layers.1.mlp.experts.3.down_proj.qweight", entry);
+    json_object_set_new(s.header, "model.layers.1.mlp.experts.3.down_proj.scale", entry);
     json_object_del(s.header, down);
     shard_write(&f, "model.safetensors", s);
     expect_bad(&f, COX_BAD_FILE, TEXTS("tensor \"", down, "is missing", "download is incomplete"));
