@@ -72,7 +72,7 @@ static void write_record(batch *b, const cox_record *record)
     free(line);
     b->n_answers++;
     b->n_failed += record->status_code != 200;
-    b->n_generated += (uint64_t)record->n_generated;
+    b->n_generated += (uint64_t)cox_record_n_generated(record);
     b->n_prompt += (uint64_t)record->n_prompt;
     report(b);
 }
@@ -104,6 +104,8 @@ static void set_defaults(cox_request *request, const cox_options *options)
     sampling->top_p = (float)options->top_p;
     sampling->min_p = (float)options->min_p;
     sampling->repetition_penalty = (float)options->repetition_penalty;
+    sampling->presence_penalty = (float)options->presence_penalty;
+    sampling->frequency_penalty = (float)options->frequency_penalty;
     sampling->seed = (uint64_t)options->seed;
     request->max_tokens = (int32_t)options->max_tokens;
     request->ignore_eos = options->ignores_eos;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "cli/commands.h"
 #include "cli/generation.h"
 #include "cli/io.h"
@@ -85,6 +86,27 @@ static cox_status prepare(generate *g)
     return status;
 }
 
+static cox_status read_logit_bias(const cox_options *options, Cox__SamplingFields *sampling)
+{
+    json_t *json = NULL;
+    const char *text = options->logit_bias;
+    if (!text) return COX_OK;
+    cox_status status = cox_json_load_text(&json, text, strlen(text), "--logit-bias");
+    if (status == COX_OK) status = cox_request_read_logit_bias(sampling, json, "--logit-bias");
+    json_decref(json);
+    return status;
+}
+
+/* Says what is wrong with it before a model is loaded. */
+static cox_status check_logit_bias(const cox_options *options)
+{
+    cox_request *request = options->logit_bias ? cox_request_create() : NULL;
+    if (!request) return options->logit_bias ? COX_NO_MEMORY : COX_OK;
+    cox_status status = read_logit_bias(options, request->sampling);
+    cox_request_destroy(request);
+    return status;
+}
+
 static cox_status check(const cox_options *options)
 {
     size_t n_prompts = options->prompts.n + options->prompt_files.n;
@@ -106,7 +128,7 @@ static cox_status check(const cox_options *options)
         return cox_fail(COX_INVALID, "--temperature %g: use 0 (greedy) or at least 1e-6",
                         options->temperature);
     }
-    return COX_OK;
+    return check_logit_bias(options);
 }
 
 /* Plan and file of routes. */
@@ -130,6 +152,8 @@ static cox_status fill_request(const generate *g, cox_request *request, const ch
     sampling->top_p = (float)options->top_p;
     sampling->min_p = (float)options->min_p;
     sampling->repetition_penalty = (float)options->repetition_penalty;
+    sampling->presence_penalty = (float)options->presence_penalty;
+    sampling->frequency_penalty = (float)options->frequency_penalty;
     sampling->seed = (uint64_t)options->seed;
     sampling->n_logprobs = (int32_t)options->logprobs;
     request->max_tokens = (int32_t)options->max_tokens;
@@ -137,7 +161,7 @@ static cox_status fill_request(const generate *g, cox_request *request, const ch
     request->wants_digest = options->wants_digest;
     request->wants_text = !options->is_json;
     request->is_chat = !options->is_raw;
-    cox_status status = COX_OK;
+    cox_status status = read_logit_bias(options, sampling);
     for (size_t i = 0; i < options->stops.n && status == COX_OK; i++) {
         status = cox_request_add_stop(request, options->stops.items[i]);
         if (status != COX_OK) cox_fail_in(status, "--stop");

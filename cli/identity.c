@@ -152,6 +152,11 @@ cox_status cox_identity_add_sampling(json_t *run, const cox_options *options)
                   "repetition_penalty", options->repetition_penalty, "seed", (json_int_t)options->seed,
                   "ignore_eos", (int)options->ignores_eos, "logits_digest", (int)options->wants_digest);
     if (!sampling) return cox_fail(COX_NO_MEMORY, "out of memory");
+    /* not said when they are off, as in journals from before they were there */
+    if (options->presence_penalty != 0.0)
+        json_object_set_new(sampling, "presence_penalty", json_real(options->presence_penalty));
+    if (options->frequency_penalty != 0.0)
+        json_object_set_new(sampling, "frequency_penalty", json_real(options->frequency_penalty));
     int failed = json_object_update(run, sampling);
     json_decref(sampling);
     return failed ? cox_fail(COX_NO_MEMORY, "out of memory") : COX_OK;

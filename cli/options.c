@@ -261,6 +261,12 @@ static const option_row table[] = {
     {"--generation-config", TEXT, FLAG, AT(uses_generation_config), NULL, 0, 0, false,
      "sample as the model's generation_config.json says (do_sample, temperature, top_k, top_p, min_p, "
      "repetition_penalty, max_new_tokens, with transformers' defaults); options given beside it win"},
+    {"--presence-penalty", TEXT, NUMBER, AT(presence_penalty), "P", -2, 2, false,
+     "take P from the logits of tokens that were generated before (default 0: off)"},
+    {"--frequency-penalty", TEXT, NUMBER, AT(frequency_penalty), "F", -2, 2, false,
+     "take F from them for each time that they were (default 0: off)"},
+    {"--logit-bias", GENERATE, TEXT_VALUE, AT(logit_bias), "JSON", 0, 0, false,
+     "what is added to the logits of single tokens, by id: {\"17\": -100, \"4\": 2.5}"},
     {"--seed", TEXT, INTEGER, AT(seed), "N", -9.2e18, 9.2e18, false,
      "of the random numbers (default 0); a seed gives the same text on any number of ranks"},
     {"--stop", GENERATE, TEXTS, AT(stops), "TEXT", 0, 0, false,

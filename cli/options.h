@@ -53,7 +53,8 @@ typedef struct cox_options {
     bool uses_generation_config;
     int64_t max_tokens, top_k, logprobs, seed;
     int64_t drain_time_s;
-    double temperature, top_p, min_p, repetition_penalty;
+    double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    const char *logit_bias; /* JSON */
     /* prompt sets and what to measure on them */
     const char *prompts_a, *prompts_b, *site, *layer, *expert, *position, *method;
     const char *filter_tokens, *filter_rules;

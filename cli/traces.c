@@ -23,7 +23,7 @@ cox_status cox_traces_name(cox_request *request, const char *folder, const char 
     return status;
 }
 
-cox_status cox_traces_write(const cox_record *record, const cox_model *model)
+static cox_status write_answer(const cox_record *record, const cox_model *model)
 {
     const Cox__TracedRoutes *routes = record->routes;
     if (!routes) return COX_OK;
@@ -40,5 +40,13 @@ cox_status cox_traces_write(const cox_record *record, const cox_model *model)
     cox_status status = cox_traced_routes_write(record->routes_file, layers, model->n_layers,
                                                 routes->n_tokens, routes->top_k, model->fingerprint);
     free(layers);
+    return status;
+}
+
+cox_status cox_traces_write(const cox_record *record, const cox_model *model)
+{
+    cox_status status = write_answer(record, model);
+    for (size_t i = 0; i < record->n_others && status == COX_OK; i++)
+        status = write_answer(record->others[i], model);
     return status;
 }

@@ -15,7 +15,7 @@ cox_status cox_traces_open(const char *folder, bool is_forced);
 /* Names the file of a request: FOLDER/WHAT-ID.safetensors. Errors: NO_MEMORY. */
 cox_status cox_traces_name(cox_request *request, const char *folder, const char *what);
 
-/* Writes the record's routes, if it has any, to its file. Errors: IO, NO_MEMORY. */
+/* Writes the routes of the record's answers, if it has any, to their files. Errors: IO, NO_MEMORY. */
 cox_status cox_traces_write(const cox_record *record, const cox_model *model);
 
 #endif

@@ -31,17 +31,13 @@ static const char help[] =
     "  the vectors --without. Inputs that name different models or tokenizers are refused; other facts that "
     "differ are left out.\n"
     "random: a direction drawn uniformly, of the same norm and for the same place as --like: a control.\n"
-    "FILE.gguf can be read by every subcommand. No subcommand writes over a file that it reads.\n";
+    "FILE.gguf can be read by every subcommand, and stands in plans as it is. No subcommand writes over a "
+    "file that it reads.\n";
 
 static bool ends_with(const char *text, const char *end)
 {
     size_t n = strlen(text), k = strlen(end);
     return n >= k && strcmp(text + n - k, end) == 0;
-}
-
-static cox_status read_file(const char *path, cox_vector_file **file)
-{
-    return ends_with(path, ".gguf") ? cox_gguf_read(file, path) : cox_vector_file_read(file, path);
 }
 
 /* --- show --- */
@@ -83,7 +79,7 @@ static cox_status show(const cox_arguments *arguments)
 {
     if (arguments->n_plain != 2) return cox_fail(COX_INVALID, "usage: coxswain vector show FILE [--json]");
     cox_vector_file *file = NULL;
-    cox_status status = read_file(arguments->plain[1], &file);
+    cox_status status = cox_vector_file_read(&file, arguments->plain[1]);
     if (status != COX_OK) return status;
     json_t *list = json_array();
     for (size_t i = 0; i < file->n; i++) {
@@ -160,9 +156,9 @@ static cox_status import_file(const cox_arguments *arguments, const char *output
     char tokenizer[65];
     cox_status status = cox_options_check_output(output, path, folder);
     if (status == COX_OK) {
-        status = ends_with(path, ".gguf")          ? cox_gguf_read(&file, path)
-                 : ends_with(path, ".safetensors") ? cox_vector_file_read(&file, path)
-                                                   : cox_raw_vector_read(&file, path, name ? name : "vector");
+        status = ends_with(path, ".gguf") || ends_with(path, ".safetensors")
+                     ? cox_vector_file_read(&file, path)
+                     : cox_raw_vector_read(&file, path, name ? name : "vector");
     }
     if (status == COX_OK && folder) status = cox_model_open(&model, folder);
     if (status == COX_OK && folder) status = cox_tokenizer_fingerprint(folder, tokenizer);
@@ -181,7 +177,7 @@ static cox_status export_file(const cox_arguments *arguments, const char *output
     const char *hint = cox_arguments_get(arguments, "--model-hint");
     cox_vector_file *file = NULL;
     cox_status status = cox_options_check_output(output, arguments->plain[1], NULL);
-    if (status == COX_OK) status = read_file(arguments->plain[1], &file);
+    if (status == COX_OK) status = cox_vector_file_read(&file, arguments->plain[1]);
     if (status == COX_OK) status = cox_gguf_write(output, file->vectors, file->n, hint ? hint : "unknown");
     cox_vector_file_free(file);
     return status;
@@ -211,7 +207,7 @@ static cox_status read_term(const char *text, const char *output, term *out)
     char *name = strrchr(path, '#');
     if (name) *name++ = '\0';
     cox_status status = cox_options_check_output(output, path, NULL);
-    if (status == COX_OK) status = read_file(path, &out->file);
+    if (status == COX_OK) status = cox_vector_file_read(&out->file, path);
     if (status == COX_OK && !(out->vector = cox_vector_find(out->file, name))) status = COX_INVALID;
     free(path);
     return status;

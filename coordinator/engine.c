@@ -262,6 +262,18 @@ void cox_engine_destroy(cox_engine *engine)
     cox_arena_destroy(engine->arena);
 }
 
+static cox_status check_sampling(const cox_engine *engine, const cox_sampling *sampling)
+{
+    cox_status status = cox_sampling_check(sampling);
+    for (int32_t i = 0; i < sampling->n_biases && status == COX_OK; i++) {
+        int32_t id = sampling->biases[i].id;
+        if (id < 0 || id >= engine->model->vocab_size)
+            status = cox_fail(COX_INVALID, "logit_bias names token %d, outside the vocabulary of %d", id,
+                              engine->model->vocab_size);
+    }
+    return status;
+}
+
 static cox_status check_request(const cox_engine *engine, const cox_sequence_request *request)
 {
     const cox_model *model = engine->model;
@@ -269,6 +281,9 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
     if (request->wants_logits && !engine->events.on_logits) {
         return cox_fail(COX_INVALID, "logits are wanted, but nobody listens to them");
     }
+    if (request->logits_end != 0 && request->logits_end < request->n_prompt)
+        return cox_fail(COX_INVALID, "logits are wanted up to position %d, within the prompt",
+                        request->logits_end);
     if (request->wants_routes && !engine->events.on_routes) {
         return cox_fail(COX_INVALID, "routes are wanted, but nobody listens to them");
     }
@@ -297,7 +312,7 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
         return cox_fail(COX_TOO_LONG, "the prompt has %d tokens; the KV cache holds %lld; raise --kv-memory",
                         request->n_prompt, (long long)n_cache);
     }
-    return cox_sampling_check(&request->sampling);
+    return check_sampling(engine, &request->sampling);
 }
 
 /* A note for each page, unless they would be large: then steered pages are neither borrowed nor of use to
@@ -465,14 +480,14 @@ static void accept_token(cox_engine *engine, cox__sequence *s, const float *logi
     cox_logprobs logprobs;
     bool has_logprobs = s->request.sampling.n_logprobs >= 0;
     int32_t token = cox_sampler_pick(engine->sampler, &s->request.sampling, logits, s->tokens, s->n_tokens,
-                                     s->n_tokens, has_logprobs ? &logprobs : NULL);
+                                     s->request.n_prompt, s->n_tokens, has_logprobs ? &logprobs : NULL);
     s->tokens[s->n_tokens++] = token;
     if (s->first_token_s == 0) s->first_token_s = cox_now_s();
     bool ends = engine->events.on_token(engine->events.context, s->request.id, token,
                                         has_logprobs ? &logprobs : NULL);
     if (ends || (!s->request.ignore_eos && is_eos(model, token))) {
         finish(engine, s, COX_FINISH_STOP, NULL);
-    } else if (s->n_tokens == s->n_limit && !s->request.wants_logits) {
+    } else if (s->n_tokens == s->n_limit && !cox__reports(s, s->n_limit - 1)) {
         finish_full(engine, s);
     }
 }
@@ -482,7 +497,7 @@ static void use_logits(cox_engine *engine, int32_t row, const float *logits)
 {
     cox__sequence *s = engine->batch.sequences[row];
     int32_t position = engine->batch.positions[row];
-    if (s->request.wants_logits && position >= s->n_reported) {
+    if (cox__reports(s, position)) {
         engine->events.on_logits(engine->events.context, s->request.id, position, logits);
         s->n_reported = position + 1;
     }
@@ -518,7 +533,7 @@ static void advance_sequences(cox_engine *engine)
         s->n_computed += s->n_scheduled;
         cox_kv_index(engine->kv, &s->table, s->tokens, s->n_computed, s->request.n_prompt);
         bool is_complete = s->n_computed == s->n_tokens && s->n_tokens == s->n_limit;
-        if (is_complete && !s->request.wants_logits) finish_full(engine, s);
+        if (is_complete && !cox__reports(s, s->n_limit - 1)) finish_full(engine, s);
     }
 }
 

@@ -91,7 +91,8 @@ typedef struct cox_sequence_request {
                           of the layer above the plan's first one, the only one that it acts in, not before the
                           layer's keys and values. Without generated tokens */
     bool wants_logits; /* on_logits for every computed position of the prompt, and every sampled one ... */
-    int32_t logits_from; /* ... from this position on */
+    int32_t logits_from; /* ... from this position on ... */
+    int32_t logits_end;  /* ... and below this one, at least n_prompt; 0: to the end */
 } cox_sequence_request;
 
 typedef struct cox_sequence_result {

@@ -36,6 +36,14 @@ typedef struct cox__sequence {
     struct cox__sequence *next; /* of the waiting queue */
 } cox__sequence;
 
+/* Are the logits after `position` to be reported, and have not been? */
+static inline bool cox__reports(const cox__sequence *sequence, int32_t position)
+{
+    const cox_sequence_request *request = &sequence->request;
+    return request->wants_logits && position >= sequence->n_reported &&
+           (request->logits_end == 0 || position < request->logits_end);
+}
+
 /* The rows of one step. Each micro-batch has a run of them in token order (by sequence, then position),
  * sorted by the layer at which they start: those that take part in a layer are the first ones. */
 typedef struct cox__batch {

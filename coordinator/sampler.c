@@ -2,7 +2,9 @@
  * Sampling. The edits follow transformers' logits processors, edge rules included: the repetition penalty
  * divides positive and multiplies negative logits of every id seen so far; top-k keeps all ties of the k-th
  * score; top-p drops a token when the tokens above it already hold top_p of the mass (the first is always
- * kept); min-p drops what is less likely than min_p times the most likely. Greedy applies the penalty only.
+ * kept); min-p drops what is less likely than min_p times the most likely. The bias comes before all of them,
+ * the frequency penalty (times the count) and the presence penalty behind the repetition penalty; greedy
+ * applies these four only.
  *
  * Tokens are ordered by descending score, then ascending id; a heap yields just as many as are needed. Masses
  * are f64 sums of f32 exponentials in that order (in id order when nothing has to be ordered).
@@ -17,7 +19,7 @@
 struct cox_sampler {
     int32_t vocab_size;
     float *scores;   /* [vocab_size] edited logits */
-    uint8_t *seen;   /* [vocab_size] ids that the penalty has met; all 0 between calls */
+    int32_t *counts; /* [vocab_size] how often a penalty has met the id; all 0 between calls */
     int32_t *heap;   /* [vocab_size] ids, the best first */
     int32_t *kept;   /* [vocab_size] ids */
     double *weights; /* [vocab_size] of kept ids, not normalised */
@@ -48,6 +50,14 @@ cox_status cox_sampling_check(const cox_sampling *sampling)
         return cox_fail(COX_INVALID, "repetition_penalty is %g; it must be above 0 and at most 1e6",
                         (double)sampling->repetition_penalty);
     }
+    if (!(fabsf(sampling->presence_penalty) <= 2.0f)) {
+        return cox_fail(COX_INVALID, "presence_penalty is %g, outside -2 to 2",
+                        (double)sampling->presence_penalty);
+    }
+    if (!(fabsf(sampling->frequency_penalty) <= 2.0f)) {
+        return cox_fail(COX_INVALID, "frequency_penalty is %g, outside -2 to 2",
+                        (double)sampling->frequency_penalty);
+    }
     if (sampling->n_logprobs < -1 || sampling->n_logprobs > COX_MAX_LOGPROBS) {
         return cox_fail(COX_INVALID, "logprobs is %d, outside 0 to %d", sampling->n_logprobs,
                         COX_MAX_LOGPROBS);
@@ -62,11 +72,11 @@ cox_status cox_sampler_create(cox_sampler **sampler, cox_arena *arena, int32_t v
     if (!s) return COX_NO_MEMORY;
     s->vocab_size = vocab_size;
     s->scores = cox_arena_array(arena, n, sizeof *s->scores);
-    s->seen = cox_arena_array(arena, n, sizeof *s->seen);
+    s->counts = cox_arena_array(arena, n, sizeof *s->counts);
     s->heap = cox_arena_array(arena, n, sizeof *s->heap);
     s->kept = cox_arena_array(arena, n, sizeof *s->kept);
     s->weights = cox_arena_array(arena, n, sizeof *s->weights);
-    if (!s->scores || !s->seen || !s->heap || !s->kept || !s->weights) return COX_NO_MEMORY;
+    if (!s->scores || !s->counts || !s->heap || !s->kept || !s->weights) return COX_NO_MEMORY;
     *sampler = s;
     return COX_OK;
 }
@@ -86,22 +96,54 @@ double cox_sampling_uniform(uint64_t seed, int64_t position)
     return (double)(bits >> 11) * 0x1p-53;
 }
 
+uint64_t cox_sampling_seed_of(uint64_t seed, int32_t index)
+{
+    return index == 0 ? seed : mix(mix(seed + 0x9e3779b97f4a7c15u) + (uint64_t)index);
+}
+
 /* --- Edits --- */
 
-/* scores = logits, with the penalty on every id of the history, once. */
-static void edit_repetition(cox_sampler *s, const cox_sampling *sampling, const float *logits,
-                            const int32_t *history, int32_t n_history)
+/* What is sampled from, and what came before it. */
+typedef struct past {
+    const int32_t *ids; /* [n] */
+    int32_t n, n_prompt;
+} past;
+
+/* On every id of the history, once. */
+static void penalize_repetition(cox_sampler *s, float penalty, const past *p)
 {
-    for (int32_t i = 0; i < s->vocab_size; i++) s->scores[i] = logits[i];
-    float penalty = sampling->repetition_penalty;
     if (!(penalty < 1.0f || penalty > 1.0f)) return;
-    for (int32_t i = 0; i < n_history; i++) {
-        int32_t id = history[i];
-        if (s->seen[id]) continue;
-        s->seen[id] = 1;
+    for (int32_t i = 0; i < p->n; i++) {
+        int32_t id = p->ids[i];
+        if (s->counts[id]++) continue;
         s->scores[id] = s->scores[id] < 0.0f ? s->scores[id] * penalty : s->scores[id] / penalty;
     }
-    for (int32_t i = 0; i < n_history; i++) s->seen[history[i]] = 0;
+    for (int32_t i = 0; i < p->n; i++) s->counts[p->ids[i]] = 0;
+}
+
+/* On every generated id, once, by how often it was generated. */
+static void penalize_frequency(cox_sampler *s, const cox_sampling *sampling, const past *p)
+{
+    float presence = sampling->presence_penalty, frequency = sampling->frequency_penalty;
+    if (fpclassify(presence) == FP_ZERO && fpclassify(frequency) == FP_ZERO) return;
+    for (int32_t i = p->n_prompt; i < p->n; i++) s->counts[p->ids[i]]++;
+    for (int32_t i = p->n_prompt; i < p->n; i++) {
+        int32_t id = p->ids[i];
+        if (s->counts[id] == 0) continue; /* done before */
+        s->scores[id] -= frequency * (float)s->counts[id];
+        s->scores[id] -= presence;
+        s->counts[id] = 0;
+    }
+}
+
+/* scores = logits with bias and penalties: all that greedy sampling heeds. */
+static void edit_logits(cox_sampler *s, const cox_sampling *sampling, const float *logits, const past *p)
+{
+    for (int32_t i = 0; i < s->vocab_size; i++) s->scores[i] = logits[i];
+    for (int32_t i = 0; i < sampling->n_biases; i++)
+        s->scores[sampling->biases[i].id] += sampling->biases[i].bias;
+    penalize_repetition(s, sampling->repetition_penalty, p);
+    penalize_frequency(s, sampling, p);
 }
 
 static int32_t argmax(const float *scores, int32_t n)
@@ -202,10 +244,9 @@ static int32_t drop_min_p(cox_sampler *s, int32_t n, double min_p)
 }
 
 /* Fills kept and weights with all edits applied; returns the number kept, at least 1. */
-static int32_t distribution(cox_sampler *s, const cox_sampling *sampling, const float *logits,
-                            const int32_t *history, int32_t n_history)
+static int32_t distribution(cox_sampler *s, const cox_sampling *sampling, const float *logits, const past *p)
 {
-    edit_repetition(s, sampling, logits, history, n_history);
+    edit_logits(s, sampling, logits, p);
     for (int32_t i = 0; i < s->vocab_size; i++) s->scores[i] /= sampling->temperature;
     float best = s->scores[argmax(s->scores, s->vocab_size)];
     int32_t n;
@@ -225,10 +266,10 @@ static int32_t distribution(cox_sampler *s, const cox_sampling *sampling, const 
 }
 
 int32_t cox_sampler_distribution(cox_sampler *sampler, const cox_sampling *sampling, const float *logits,
-                                 const int32_t *history, int32_t n_history, int32_t *ids,
+                                 const int32_t *history, int32_t n_history, int32_t n_prompt, int32_t *ids,
                                  double *probabilities)
 {
-    int32_t n = distribution(sampler, sampling, logits, history, n_history);
+    int32_t n = distribution(sampler, sampling, logits, &(past){history, n_history, n_prompt});
     double total = 0.0;
     for (int32_t i = 0; i < n; i++) total += sampler->weights[i];
     for (int32_t i = 0; i < n; i++) {
@@ -254,8 +295,7 @@ static int32_t draw(const cox_sampler *s, int32_t n, double uniform)
 
 /* --- Log probabilities --- */
 
-static void fill_logprobs(const float *logits, int32_t vocab_size, int32_t token, int32_t n,
-                          cox_logprobs *out)
+void cox_logprobs_fill(cox_logprobs *out, const float *logits, int32_t vocab_size, int32_t token, int32_t n)
 {
     float best = logits[argmax(logits, vocab_size)];
     double total = 0.0;
@@ -279,18 +319,20 @@ static void fill_logprobs(const float *logits, int32_t vocab_size, int32_t token
 }
 
 int32_t cox_sampler_pick(cox_sampler *sampler, const cox_sampling *sampling, const float *logits,
-                         const int32_t *history, int32_t n_history, int64_t position, cox_logprobs *logprobs)
+                         const int32_t *history, int32_t n_history, int32_t n_prompt, int64_t position,
+                         cox_logprobs *logprobs)
 {
     int32_t token;
+    const past p = {history, n_history, n_prompt};
     if (sampling->temperature > 0.0f) {
-        int32_t n = distribution(sampler, sampling, logits, history, n_history);
+        int32_t n = distribution(sampler, sampling, logits, &p);
         token = draw(sampler, n, cox_sampling_uniform(sampling->seed, position));
     } else {
-        edit_repetition(sampler, sampling, logits, history, n_history);
+        edit_logits(sampler, sampling, logits, &p);
         token = argmax(sampler->scores, sampler->vocab_size);
     }
     if (logprobs && sampling->n_logprobs >= 0) {
-        fill_logprobs(logits, sampler->vocab_size, token, sampling->n_logprobs, logprobs);
+        cox_logprobs_fill(logprobs, logits, sampler->vocab_size, token, sampling->n_logprobs);
     }
     return token;
 }

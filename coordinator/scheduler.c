@@ -83,7 +83,8 @@ static int32_t start(cox_engine *engine, cox__sequence *sequence, int32_t room)
     /* the last row is always there, for its logits; so are those whose logits, routes or rows are wanted */
     const cox_sequence_request *request = &sequence->request;
     int32_t n_most = request->wants_routes ? 0 : sequence->n_tokens - 1, first, end;
-    if (request->wants_logits && sequence->n_reported < n_most) n_most = sequence->n_reported;
+    if (sequence->n_reported < n_most && cox__reports(sequence, sequence->n_reported))
+        n_most = sequence->n_reported;
     if (request->observation) {
         cox_positions_resolve(&request->observation->positions, request->n_prompt, &first, &end);
         if (first < n_most) n_most = first;
@@ -123,7 +124,7 @@ static int32_t n_shared_positions(const cox_engine *engine, const cox__sequence 
     int32_t end = before->n_computed + before->n_scheduled, n = 0;
     if (end > s->n_computed + s->n_scheduled) end = s->n_computed + s->n_scheduled;
     if (end > s->n_tokens - 1) end = s->n_tokens - 1;
-    if (request->wants_logits && end > s->n_reported) end = s->n_reported;
+    if (end > s->n_reported && cox__reports(s, s->n_reported)) end = s->n_reported;
     for (int32_t i = 0; s->steering && i < s->steering->plan->n; i++) {
         int32_t same =
             scopes_part(&s->steering->plan->interventions[i], before->request.n_prompt, request->n_prompt);
@@ -229,7 +230,7 @@ static void place_row(cox_engine *engine, int32_t i, int32_t row, int32_t start)
     engine->counters.layer_rows_saved += (uint64_t)start;
     bool is_last = position == sequence->n_tokens - 1;
     bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
-    bool wants_logits = is_sampled || (sequence->request.wants_logits && position >= sequence->n_reported);
+    bool wants_logits = is_sampled || cox__reports(sequence, position);
     if (wants_logits) batch->logit_rows[batch->n_logit_rows++] = row;
     batch->is_idle[row] = sequence->request.skips_idle_rows && !wants_logits && !batch->keeps[row] &&
                           !sequence->request.wants_routes && !sequence->request.observation;

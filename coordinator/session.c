@@ -1,17 +1,23 @@
-/* Every running request is one `stream`: its request, its detokeniser and stop strings, its text so far. */
+/*
+ * Every running request has a `stream` for each answer that it wants: a detokeniser, stop strings, its text
+ * so far. It becomes a record when the last of its answers is there.
+ */
 #include "coordinator/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "coordinator/echo.h"
+#include "coordinator/logprob_list.h"
 #include "coordinator/stop.h"
 #include "coordinator/telemetry.h"
 
+typedef struct running running;
+
 typedef struct stream {
-    struct stream *next, *previous;
-    cox_session *session;
-    cox_request *request;
+    running *of;
+    int32_t index; /* of the answer */
     cox_detokenizer *detokenizer;
     cox_stop *stop;
     cox__telemetry *telemetry; /* of its plan and routes; NULL: it has none */
@@ -19,48 +25,46 @@ typedef struct stream {
     size_t n_text, capacity;
     int32_t *ids; /* [n_ids], of ids_capacity; in place of text where there is no tokenizer */
     size_t n_ids, ids_capacity;
-    Cox__TokenLogprob **logprobs; /* [n_logprobs], of logprobs_capacity */
-    size_t n_logprobs, logprobs_capacity;
+    cox__logprob_list logprobs;
     bool has_stopped;
 } stream;
+
+struct running {
+    struct running *next, *previous;
+    cox_session *session;
+    cox_request *request;
+    cox_logit_bias *biases; /* of the request, as the sampler takes them */
+    cox__echo *echo;        /* NULL: not wanted */
+    int32_t n, n_left;      /* answers, and those that are not there */
+    stream **streams;       /* [n] NULL: not running */
+    cox_record **records;   /* [n] of the answers that are there */
+};
 
 struct cox_session {
     cox_session_parts parts;
     cox_session_events events;
     cox_engine *engine;
-    stream streams; /* head of the ring of running requests */
+    running requests; /* head of the ring of running requests */
     int32_t n_requests;
     cox_status failed; /* what a callback could not return */
 };
 
-/* --- Streams --- */
+/* --- Requests and their streams --- */
 
 static cox_status out_of_memory(void)
 {
     return cox_fail(COX_NO_MEMORY, "out of memory for a running request");
 }
 
-static void free_logprobs(Cox__TokenLogprob **entries, size_t n)
-{
-    for (size_t i = 0; i < n; i++) cox__token_logprob__free_unpacked(entries[i], NULL);
-    free(entries);
-}
-
 static void stream_destroy(stream *s)
 {
     if (!s) return;
-    if (s->next) {
-        s->next->previous = s->previous;
-        s->previous->next = s->next;
-        s->session->n_requests--;
-    }
-    cox_request_destroy(s->request);
     cox_detokenizer_destroy(s->detokenizer);
     cox_stop_destroy(s->stop);
     cox__telemetry_destroy(s->telemetry);
     free(s->text);
     free(s->ids);
-    free_logprobs(s->logprobs, s->n_logprobs);
+    cox__logprob_list_free(&s->logprobs);
     free(s);
 }
 
@@ -70,25 +74,68 @@ static cox_status no_tokenizer(const cox_session_parts *parts, const char *what)
                     parts->no_tokenizer ? parts->no_tokenizer : "there is no tokenizer");
 }
 
-static cox_status stream_create(stream **out, cox_session *session, cox_request *request)
+static cox_status stream_create(stream **out, running *r, int32_t index)
 {
     stream *s = calloc(1, sizeof *s);
     if (!s) return out_of_memory();
-    s->session = session;
+    s->of = r;
+    s->index = index;
     s->capacity = 256;
     s->text = calloc(1, s->capacity);
     cox_status status = s->text ? COX_OK : out_of_memory();
-    const cox_tokenizer *tokenizer = session->parts.tokenizer;
-    if (status == COX_OK && !tokenizer && request->n_stop > 0)
-        status = no_tokenizer(&session->parts, "stop strings are text");
-    if (status == COX_OK && tokenizer) status = cox_detokenizer_create(&s->detokenizer, tokenizer, true);
-    if (status == COX_OK) status = cox_stop_create(&s->stop, request->stop, request->n_stop);
+    const cox_session_parts *parts = &r->session->parts;
+    if (status == COX_OK && !parts->tokenizer && r->request->n_stop > 0)
+        status = no_tokenizer(parts, "stop strings are text");
+    if (status == COX_OK && parts->tokenizer)
+        status = cox_detokenizer_create(&s->detokenizer, parts->tokenizer, true);
+    if (status == COX_OK) status = cox_stop_create(&s->stop, r->request->stop, r->request->n_stop);
     if (status != COX_OK) {
         stream_destroy(s);
         return status;
     }
-    s->request = request;
     *out = s;
+    return COX_OK;
+}
+
+static void running_destroy(running *r)
+{
+    if (!r) return;
+    if (r->next) {
+        r->next->previous = r->previous;
+        r->previous->next = r->next;
+        r->session->n_requests--;
+    }
+    for (int32_t i = 0; i < r->n; i++) {
+        if (r->streams) stream_destroy(r->streams[i]);
+        if (r->records) cox_record_destroy(r->records[i]);
+    }
+    cox_request_destroy(r->request);
+    cox__echo_destroy(r->echo);
+    free(r->biases);
+    free(r->streams);
+    free(r->records);
+    free(r);
+}
+
+/* Takes the request over when it succeeds. */
+static cox_status running_create(running **out, cox_session *session, cox_request *request)
+{
+    const Cox__SamplingFields *sampling = request->sampling;
+    running *r = calloc(1, sizeof *r);
+    if (!r) return out_of_memory();
+    r->session = session;
+    r->n = r->n_left = request->n_choices > 1 ? request->n_choices : 1;
+    r->streams = calloc((size_t)r->n, sizeof(stream *));
+    r->records = calloc((size_t)r->n, sizeof(cox_record *));
+    r->biases = calloc(sampling->n_logit_bias + 1, sizeof *r->biases);
+    if (!r->streams || !r->records || !r->biases) {
+        running_destroy(r);
+        return out_of_memory();
+    }
+    for (size_t i = 0; i < sampling->n_logit_bias; i++)
+        r->biases[i] = (cox_logit_bias){sampling->logit_bias[i]->id, sampling->logit_bias[i]->bias};
+    r->request = request;
+    *out = r;
     return COX_OK;
 }
 
@@ -105,8 +152,10 @@ static cox_status show(stream *s, const char *text, size_t n)
     memcpy(s->text + s->n_text, text, n);
     s->n_text += n;
     s->text[s->n_text] = '\0';
-    const cox_session_events *events = &s->session->events;
-    if (s->request->wants_text && events->on_text) events->on_text(events->context, s->request->id, text, n);
+    const cox_session_events *events = &s->of->session->events;
+    const cox_request *request = s->of->request;
+    if (request->wants_text && s->index == 0 && events->on_text)
+        events->on_text(events->context, request->id, text, n);
     return COX_OK;
 }
 
@@ -152,66 +201,12 @@ static cox_status stream_flush(stream *s)
     return show(s, piece, n);
 }
 
-/* --- Log probabilities --- */
-
-/* The text of one token; without a tokenizer its id, as other engines write it. malloc'ed. */
-static cox_status token_text(const cox_tokenizer *tokenizer, int32_t id, char **text, size_t *n)
-{
-    if (tokenizer) return cox_tokenizer_decode(tokenizer, &id, 1, false, text, n);
-    int written = asprintf(text, "token_id:%d", (int)id);
-    if (written < 0) return out_of_memory();
-    *n = (size_t)written;
-    return COX_OK;
-}
-
-static Cox__TokenChoice *make_choice(const cox_tokenizer *tokenizer, int32_t id, float logprob)
-{
-    Cox__TokenChoice *choice = malloc(sizeof *choice);
-    char *text = NULL;
-    size_t n = 0;
-    if (!choice || token_text(tokenizer, id, &text, &n) != COX_OK) {
-        free(choice);
-        return NULL;
-    }
-    cox__token_choice__init(choice);
-    choice->id = id;
-    choice->logprob = logprob;
-    choice->token = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)text};
-    return choice;
-}
-
-static cox_status stream_put_logprobs(stream *s, int32_t token, const cox_logprobs *logprobs)
-{
-    const cox_tokenizer *tokenizer = s->session->parts.tokenizer;
-    if (s->n_logprobs == s->logprobs_capacity) {
-        size_t capacity = 2 * s->logprobs_capacity + 16;
-        Cox__TokenLogprob **larger = realloc(s->logprobs, capacity * sizeof *larger);
-        if (!larger) return out_of_memory();
-        s->logprobs = larger;
-        s->logprobs_capacity = capacity;
-    }
-    Cox__TokenLogprob *entry = malloc(sizeof *entry);
-    if (!entry) return out_of_memory();
-    cox__token_logprob__init(entry);
-    s->logprobs[s->n_logprobs++] = entry;
-    entry->token = make_choice(tokenizer, token, logprobs->token);
-    if (!entry->token) return COX_NO_MEMORY;
-    entry->top = calloc((size_t)logprobs->n + 1, sizeof(Cox__TokenChoice *));
-    if (!entry->top) return out_of_memory();
-    for (int32_t i = 0; i < logprobs->n; i++) {
-        Cox__TokenChoice *choice = make_choice(tokenizer, logprobs->ids[i], logprobs->values[i]);
-        if (!choice) return COX_NO_MEMORY;
-        entry->top[entry->n_top++] = choice;
-    }
-    return COX_OK;
-}
-
 /* --- Events of the engine --- */
 
 static bool ends_generation(const stream *s, int32_t token)
 {
-    const cox_model *model = s->session->parts.model;
-    for (int32_t i = 0; i < model->n_eos && !s->request->ignore_eos; i++) {
+    const cox_model *model = s->of->session->parts.model;
+    for (int32_t i = 0; i < model->n_eos && !s->of->request->ignore_eos; i++) {
         if (model->eos_ids[i] == token) return true;
     }
     return false;
@@ -222,7 +217,7 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     cox_session *session = context;
     stream *s = (stream *)(uintptr_t)id;
     cox_status status = COX_OK;
-    if (logprobs) status = stream_put_logprobs(s, token, logprobs);
+    if (logprobs) status = cox__logprob_list_put(&s->logprobs, session->parts.tokenizer, token, logprobs);
     if (status == COX_OK && !s->detokenizer) {
         status = stream_put_id(s, token);
     } else if (status == COX_OK && !ends_generation(s, token)) {
@@ -241,6 +236,15 @@ static void on_routes(void *context, uint64_t id, int32_t layer, int32_t positio
     if (status != COX_OK && session->failed == COX_OK) session->failed = status;
 }
 
+/* Of the prompt, for its echo: only the first answer asks for them. */
+static void on_logits(void *context, uint64_t id, int32_t position, const float *logits)
+{
+    cox_session *session = context;
+    const stream *s = (const stream *)(uintptr_t)id;
+    cox_status status = cox__echo_put_logits(s->of->echo, position, logits, session->parts.model->vocab_size);
+    if (status != COX_OK && session->failed == COX_OK) session->failed = status;
+}
+
 static void move_text(stream *s, cox_record *record)
 {
     record->text = s->text;
@@ -249,11 +253,21 @@ static void move_text(stream *s, cox_record *record)
     record->token_ids = s->ids;
     record->n_token_ids = s->n_ids;
     s->ids = NULL;
-    record->has_logprobs = s->request->sampling->n_logprobs >= 0;
-    record->logprobs = s->logprobs;
-    record->n_logprobs = s->n_logprobs;
-    s->logprobs = NULL;
-    s->n_logprobs = 0;
+    record->has_logprobs = s->of->request->sampling->n_logprobs >= 0;
+    record->logprobs = cox__logprob_list_take(&s->logprobs, &record->n_logprobs);
+}
+
+/* The file of routes of an answer but the first: its number before the ending, line-3.1.safetensors. */
+static cox_status name_routes(cox_record *record, int32_t index)
+{
+    const char *name = record->routes_file, *ending = strrchr(name, '.');
+    char *own = NULL;
+    if (!*name || index == 0) return COX_OK;
+    size_t n = ending && !strchr(ending, '/') ? (size_t)(ending - name) : strlen(name);
+    if (asprintf(&own, "%.*s.%d%s", (int)n, name, (int)index, name + n) < 0) return out_of_memory();
+    cox_status status = cox_request_set(&record->routes_file, own);
+    free(own);
+    return status;
 }
 
 static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_result *result)
@@ -265,6 +279,7 @@ static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_
     record->prompt_s = result->prompt_s;
     record->generate_s = result->generate_s;
     cox_status status = cox_request_set(&record->digest, result->digest);
+    if (status == COX_OK) status = name_routes(record, s->index);
     if (status != COX_OK) return status;
     if (result->finish == COX_FINISH_ERROR) {
         return cox_record_set_error(record, COX_INTERNAL,
@@ -279,16 +294,56 @@ static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_
     return status;
 }
 
+/* The answers in one record, or the first failure among them. [out] *joined: the caller's, also on failure.
+ */
+static cox_status join_records(running *r, cox_record **joined)
+{
+    int32_t first = 0;
+    for (int32_t i = r->n - 1; i >= 0; i--) {
+        if (r->records[i]->status != COX_OK) first = i;
+    }
+    cox_record *record = *joined = r->records[first];
+    r->records[first] = NULL;
+    if (record->status != COX_OK) return COX_OK;
+    if (r->echo && cox__echo_report(r->echo, record) != COX_OK)
+        return cox_record_set_error(record, COX_INTERNAL, cox_status_message());
+    if (r->n == 1) return COX_OK;
+    record->others = calloc((size_t)r->n, sizeof(cox_record *));
+    if (!record->others) return out_of_memory();
+    for (int32_t i = 1; i < r->n; i++) {
+        record->others[record->n_others++] = r->records[i];
+        r->records[i] = NULL;
+    }
+    return COX_OK;
+}
+
+/* One answer, or its failure, is there. When it was the last one missing, that is the end of the request. */
+static cox_status put_record(running *r, int32_t index, cox_record *record)
+{
+    cox_session *session = r->session;
+    r->records[index] = record;
+    stream_destroy(r->streams[index]);
+    r->streams[index] = NULL;
+    if (--r->n_left > 0) return COX_OK;
+    cox_record *joined = NULL;
+    cox_status status = join_records(r, &joined);
+    if (status == COX_OK) session->events.on_record(session->events.context, joined);
+    cox_record_destroy(joined);
+    running_destroy(r);
+    return status;
+}
+
 static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
 {
     cox_session *session = context;
     stream *s = (stream *)(uintptr_t)id;
-    cox_record *record = cox_record_create(s->request);
+    cox_record *record = cox_record_create(s->of->request);
     cox_status status = record ? fill_record(record, s, result) : COX_NO_MEMORY;
-    if (status == COX_OK) session->events.on_record(session->events.context, record);
+    if (status == COX_OK)
+        status = put_record(s->of, s->index, record);
+    else
+        cox_record_destroy(record);
     if (status != COX_OK && session->failed == COX_OK) session->failed = status;
-    cox_record_destroy(record);
-    stream_destroy(s);
 }
 
 /* --- The session --- */
@@ -300,9 +355,12 @@ cox_status cox_session_create(cox_session **session, const cox_session_parts *pa
     if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for a session");
     s->parts = *parts;
     s->events = *events;
-    s->streams.next = s->streams.previous = &s->streams;
-    const cox_engine_events engine_events = {
-        .context = s, .on_token = on_token, .on_routes = on_routes, .on_done = on_done};
+    s->requests.next = s->requests.previous = &s->requests;
+    const cox_engine_events engine_events = {.context = s,
+                                             .on_token = on_token,
+                                             .on_logits = on_logits,
+                                             .on_routes = on_routes,
+                                             .on_done = on_done};
     cox_status status =
         cox_engine_create(&s->engine, parts->model, parts->trunk, parts->kernels, parts->cluster,
                           parts->placement, parts->exchange, options, &engine_events);
@@ -318,7 +376,7 @@ void cox_session_destroy(cox_session *session)
 {
     if (!session) return;
     cox_engine_destroy(session->engine);
-    while (session->streams.next != &session->streams) stream_destroy(session->streams.next);
+    while (session->requests.next != &session->requests) running_destroy(session->requests.next);
     free(session);
 }
 
@@ -343,15 +401,20 @@ cox_status cox_session_tokenize(const cox_tokenizer *tokenizer, const cox_chat_t
     return status;
 }
 
-static cox_sampling sampling_of(const cox_request *request)
+/* Of answer `index`: each draws random numbers of its own. */
+static cox_sampling sampling_of(const running *r, int32_t index)
 {
-    const Cox__SamplingFields *fields = request->sampling;
+    const Cox__SamplingFields *fields = r->request->sampling;
     return (cox_sampling){.temperature = fields->temperature,
                           .top_k = fields->top_k,
                           .top_p = fields->top_p,
                           .min_p = fields->min_p,
                           .repetition_penalty = fields->repetition_penalty,
-                          .seed = fields->seed,
+                          .presence_penalty = fields->presence_penalty,
+                          .frequency_penalty = fields->frequency_penalty,
+                          .biases = r->biases,
+                          .n_biases = (int32_t)fields->n_logit_bias,
+                          .seed = cox_sampling_seed_of(fields->seed, index),
                           .n_logprobs = fields->n_logprobs};
 }
 
@@ -370,24 +433,60 @@ static cox_status take_plan(cox_request *request, cox_plan **plan)
     return status;
 }
 
-/* Queues the sequence with its plan, which is the engine's from then on, and ours again if it refuses. */
-static cox_status submit_sequence(cox_session *session, stream *s, cox_sequence_request *sequence)
+/* Queues one answer. plan: the request's, shared; NULL: it has none. */
+static cox_status submit_answer(running *r, int32_t index, cox_sequence_request sequence, cox_plan *plan)
 {
-    cox_plan *plan = NULL;
-    cox_status status = take_plan(s->request, &plan);
-    if (status == COX_OK && (plan || s->request->wants_routes))
-        status = cox__telemetry_create(&s->telemetry, session->parts.model, s->request, plan);
-    sequence->plan = plan;
-    if (status == COX_OK) status = cox_engine_submit(session->engine, sequence);
-    if (status != COX_OK) cox_plan_free(plan);
+    cox_session *session = r->session;
+    stream *s = NULL;
+    cox_status status = stream_create(&s, r, index);
+    if (status == COX_OK && (plan || r->request->wants_routes))
+        status = cox__telemetry_create(&s->telemetry, session->parts.model, r->request, plan);
+    if (status == COX_OK) {
+        sequence.id = (uint64_t)(uintptr_t)s;
+        sequence.sampling = sampling_of(r, index);
+        sequence.wants_logits = index == 0 && cox__echo_wants_logits(r->echo);
+        if (sequence.wants_logits) sequence.logits_end = sequence.n_prompt;
+        sequence.plan = plan ? cox_plan_share(plan) : NULL;
+        status = cox_engine_submit(session->engine, &sequence);
+        if (status != COX_OK) cox_plan_free(sequence.plan); /* else it is the engine's */
+    }
+    if (status == COX_OK)
+        r->streams[index] = s;
+    else
+        stream_destroy(s);
     return status;
 }
 
-static cox_status submit(cox_session *session, stream *s)
+/* An answer that could not be queued while others of its request run. */
+static cox_status put_failure(running *r, int32_t index, cox_status failure)
 {
-    const cox_request *request = s->request;
-    const cox_session_parts *parts = &session->parts;
-    cox_sampling sampling = sampling_of(request);
+    cox_record *record = cox_record_create(r->request);
+    cox_status status = record ? cox_record_set_error(record, failure, cox_status_message()) : COX_NO_MEMORY;
+    if (status == COX_OK) return put_record(r, index, record);
+    cox_record_destroy(record);
+    return status;
+}
+
+/* Queues all answers; errors are those of the first one, and then nothing is queued. */
+static cox_status submit_answers(running *r, const cox_sequence_request *sequence)
+{
+    cox_plan *plan = NULL;
+    cox_status status = take_plan(r->request, &plan);
+    if (status == COX_OK) status = submit_answer(r, 0, *sequence, plan);
+    for (int32_t i = 1; i < r->n && status == COX_OK; i++) {
+        cox_status failure = submit_answer(r, i, *sequence, plan);
+        if (failure != COX_OK) failure = put_failure(r, i, failure);
+        if (failure != COX_OK && r->session->failed == COX_OK) r->session->failed = failure;
+    }
+    cox_plan_free(plan);
+    return status;
+}
+
+static cox_status submit(running *r)
+{
+    const cox_request *request = r->request;
+    const cox_session_parts *parts = &r->session->parts;
+    cox_sampling sampling = sampling_of(r, 0);
     cox_status status = cox_sampling_check(&sampling);
     if (status != COX_OK) return status;
     cox_tokens tokens = {0};
@@ -403,16 +502,16 @@ static cox_status submit(cox_session *session, stream *s)
     if (status == COX_OK && n_prompt == 0) status = cox_fail(COX_INVALID, "the prompt is empty");
     if (status == COX_OK && n_prompt > INT32_MAX)
         status = cox_fail(COX_TOO_LONG, "the prompt has %zu tokens", n_prompt);
+    if (status == COX_OK && request->echo)
+        status = cox__echo_create(&r->echo, parts->tokenizer, request, prompt, n_prompt);
     if (status == COX_OK) {
-        cox_sequence_request sequence = {.id = (uint64_t)(uintptr_t)s,
-                                         .prompt = prompt,
-                                         .n_prompt = (int32_t)n_prompt,
-                                         .max_tokens = request->max_tokens,
-                                         .sampling = sampling,
-                                         .ignore_eos = request->ignore_eos,
-                                         .wants_digest = request->wants_digest,
-                                         .wants_routes = request->wants_routes};
-        status = submit_sequence(session, s, &sequence);
+        const cox_sequence_request sequence = {.prompt = prompt,
+                                               .n_prompt = (int32_t)n_prompt,
+                                               .max_tokens = request->max_tokens,
+                                               .ignore_eos = request->ignore_eos,
+                                               .wants_digest = request->wants_digest,
+                                               .wants_routes = request->wants_routes};
+        status = submit_answers(r, &sequence);
     }
     cox_tokens_free(&tokens);
     return status;
@@ -431,23 +530,23 @@ static cox_status report_failure(cox_session *session, const cox_request *reques
 
 cox_status cox_session_submit(cox_session *session, cox_request *request)
 {
-    stream *s = NULL;
-    cox_status status = stream_create(&s, session, request);
+    running *r = NULL;
+    cox_status status = running_create(&r, session, request);
     if (status != COX_OK) {
         cox_status reported = report_failure(session, request, status);
         cox_request_destroy(request);
         return reported;
     }
-    status = submit(session, s);
+    status = submit(r);
     if (status != COX_OK) {
         cox_status reported = report_failure(session, request, status);
-        stream_destroy(s);
+        running_destroy(r);
         return reported;
     }
-    s->next = session->streams.next;
-    s->previous = &session->streams;
-    s->next->previous = s;
-    session->streams.next = s;
+    r->next = session->requests.next;
+    r->previous = &session->requests;
+    r->next->previous = r;
+    session->requests.next = r;
     session->n_requests++;
     return COX_OK;
 }

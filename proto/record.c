@@ -89,44 +89,63 @@ json_t *cox_record_logprobs_json(const cox_record *record)
     return logprobs;
 }
 
-static size_t n_code_points(const Cox__TokenChoice *choice)
+static json_int_t n_code_points(const void *text, size_t n_bytes)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < choice->token.len; i++) n += (choice->token.data[i] & 0xc0) != 0x80;
+    const unsigned char *bytes = text;
+    json_int_t n = 0;
+    for (size_t i = 0; i < n_bytes; i++) n += (bytes[i] & 0xc0) != 0x80;
     return n;
 }
 
-/* Completions: parallel lists of tokens, their log probabilities, alternatives and offsets in the text. */
-static json_t *completion_logprobs(const cox_record *record)
+static json_t *top_json(const Cox__TokenLogprob *entry)
+{
+    json_t *top = json_object();
+    for (size_t j = 0; j < entry->n_top; j++) {
+        json_t *text = token_text(entry->top[j]);
+        /* Two tokens can have one text; the more likely one, which comes first, keeps the key. */
+        if (!json_object_get(top, json_string_value(text))) {
+            json_object_set_new(top, json_string_value(text), json_real((double)entry->top[j]->logprob));
+        }
+        json_decref(text);
+    }
+    return top;
+}
+
+/* Completions: parallel lists of tokens, their log probabilities, alternatives and offsets in the text; with
+ * echo those of the prompt first, of which nothing foretold the first token. */
+static json_t *completion_logprobs(const cox_record *record, const cox_record *answer)
 {
     json_t *tokens = json_array(), *values = json_array(), *tops = json_array(), *offsets = json_array();
-    size_t offset = 0;
-    for (size_t i = 0; i < record->n_logprobs; i++) {
-        const Cox__TokenLogprob *entry = record->logprobs[i];
+    json_int_t offset =
+        record->has_echo ? n_code_points(record->prompt_text, strlen(record->prompt_text)) : 0;
+    size_t n_prompt = record->n_prompt_logprobs;
+    for (size_t i = 0; i < n_prompt + answer->n_logprobs; i++) {
+        const Cox__TokenLogprob *entry =
+            i < n_prompt ? record->prompt_logprobs[i] : answer->logprobs[i - n_prompt];
+        bool is_first = i == 0 && n_prompt > 0;
         json_array_append_new(tokens, token_text(entry->token));
-        json_array_append_new(values, json_real((double)entry->token->logprob));
-        json_array_append_new(offsets, json_integer((json_int_t)offset));
-        json_t *top = json_object();
-        for (size_t j = 0; j < entry->n_top; j++) {
-            json_t *text = token_text(entry->top[j]);
-            /* Two tokens can have one text; the more likely one, which comes first, keeps the key. */
-            if (!json_object_get(top, json_string_value(text))) {
-                json_object_set_new(top, json_string_value(text), json_real((double)entry->top[j]->logprob));
-            }
-            json_decref(text);
-        }
-        json_array_append_new(tops, top);
-        offset += n_code_points(entry->token);
+        json_array_append_new(values, is_first ? json_null() : json_real((double)entry->token->logprob));
+        json_array_append_new(tops, is_first ? json_null() : top_json(entry));
+        json_array_append_new(offsets, json_integer(i < n_prompt ? record->prompt_offsets[i] : offset));
+        if (i >= n_prompt) offset += n_code_points(entry->token->token.data, entry->token->token.len);
     }
     return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values, "top_logprobs", tops,
                      "text_offset", offsets);
 }
 
+int32_t cox_record_n_generated(const cox_record *record)
+{
+    int32_t n = record->n_generated;
+    for (size_t i = 0; i < record->n_others; i++) n += record->others[i]->n_generated;
+    return n;
+}
+
 json_t *cox_record_usage_json(const cox_record *record)
 {
+    int32_t n_generated = cox_record_n_generated(record);
     return json_pack("{s:i, s:i, s:i, s:{s:i}}", "prompt_tokens", record->n_prompt, "completion_tokens",
-                     record->n_generated, "total_tokens", record->n_prompt + record->n_generated,
-                     "prompt_tokens_details", "cached_tokens", record->n_cached);
+                     n_generated, "total_tokens", record->n_prompt + n_generated, "prompt_tokens_details",
+                     "cached_tokens", record->n_cached);
 }
 
 /* An intervention that touched nothing has neither a place nor a mean. */
@@ -164,28 +183,53 @@ json_t *cox_record_extras_json(const cox_record *record)
     return extras;
 }
 
+/* Prompt, if it is echoed, and answer. */
+static json_t *completion_text(const cox_record *record, const cox_record *answer)
+{
+    if (!record->has_echo) return json_string(answer->text);
+    return json_sprintf("%s%s", record->prompt_text, answer->text);
+}
+
+static void set_extras(json_t *object, const cox_record *answer)
+{
+    json_t *extras = cox_record_extras_json(answer);
+    if (json_object_size(extras) > 0) json_object_set(object, "coxswain", extras);
+    json_decref(extras);
+}
+
+/* answer: the record itself, or one of its others. */
+static json_t *answer_json(const cox_record *record, const cox_record *answer, size_t index)
+{
+    json_t *choice =
+        json_pack("{s:I, s:s}", "index", (json_int_t)index, "finish_reason", answer->finish_reason);
+    if (record->is_chat) {
+        json_object_set_new(choice, "message",
+                            json_pack("{s:s, s:s}", "role", "assistant", "content", answer->text));
+    } else {
+        json_object_set_new(choice, "text",
+                            answer->has_no_text ? json_null() : completion_text(record, answer));
+    }
+    json_t *logprobs = !answer->has_logprobs ? json_null()
+                       : record->is_chat     ? cox_record_logprobs_json(answer)
+                                             : completion_logprobs(record, answer);
+    json_object_set_new(choice, "logprobs", logprobs);
+    if (record->n_others > 0) set_extras(choice, answer);
+    return choice;
+}
+
 static json_t *answer_body(const cox_record *record, int64_t created_s, const char *model)
 {
     char id[64];
     snprintf(id, sizeof id, "%s-%" PRIu64, record->is_chat ? "chatcmpl" : "cmpl", record->id);
-    json_t *choice = json_pack("{s:i, s:s}", "index", 0, "finish_reason", record->finish_reason);
-    if (record->is_chat) {
-        json_object_set_new(choice, "message",
-                            json_pack("{s:s, s:s}", "role", "assistant", "content", record->text));
-    } else {
-        json_object_set_new(choice, "text", record->has_no_text ? json_null() : json_string(record->text));
-    }
-    json_t *logprobs = !record->has_logprobs ? json_null()
-                       : record->is_chat     ? cox_record_logprobs_json(record)
-                                             : completion_logprobs(record);
-    json_object_set_new(choice, "logprobs", logprobs);
+    json_t *choices = json_array();
+    json_array_append_new(choices, answer_json(record, record, 0));
+    for (size_t i = 0; i < record->n_others; i++)
+        json_array_append_new(choices, answer_json(record, record->others[i], i + 1));
     json_t *body =
-        json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o}", "id", id, "object",
+        json_pack("{s:s, s:s, s:I, s:s, s:o, s:o}", "id", id, "object",
                   record->is_chat ? "chat.completion" : "text_completion", "created", (json_int_t)created_s,
-                  "model", model, "choices", choice, "usage", cox_record_usage_json(record));
-    json_t *extras = cox_record_extras_json(record);
-    if (json_object_size(extras) > 0) json_object_set(body, "coxswain", extras);
-    json_decref(extras);
+                  "model", model, "choices", choices, "usage", cox_record_usage_json(record));
+    if (record->n_others == 0) set_extras(body, record);
     return body;
 }
 

@@ -25,9 +25,9 @@ cox_status cox_record_set_error(cox_record *record, cox_status status, const cha
 /*
  * {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}: the body is an OpenAI
  * chat.completion or text_completion, with {"coxswain": {...}} of cox_record_extras_json unless that is
- * empty; of a failure, it is {"error": ...}, and the line's "error" is filled as well. created_s: seconds
- * since 1970. default_model: where the request names none. [out] owned by the caller. NULL: out of memory
- * (message set).
+ * empty (of several answers in each choice); of a failure, it is {"error": ...}, and the line's "error" is
+ * filled as well. created_s: seconds since 1970. default_model: where the request names none. [out] owned by
+ * the caller. NULL: out of memory (message set).
  */
 json_t *cox_record_to_batch_line(const cox_record *record, int64_t created_s, const char *default_model);
 
@@ -39,6 +39,9 @@ json_t *cox_record_logprobs_json(const cox_record *record);
  * "logits_digest", "steering": {"plan", "forced", "hits": [...]}, "routes": file}; docs/commands.md. NULL:
  * out of memory. */
 json_t *cox_record_extras_json(const cox_record *record);
+
+/* Tokens of all its answers. */
+int32_t cox_record_n_generated(const cox_record *record);
 
 /* {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details": {"cached_tokens"}} */
 json_t *cox_record_usage_json(const cox_record *record);

@@ -278,7 +278,6 @@ typedef enum field_kind {
     FIELD_READ,    /* by read_fields */
     FIELD_IGNORED, /* cannot change the answer */
     FIELD_ONE,     /* accepted when 1 */
-    FIELD_ZERO,    /* accepted when 0 */
     FIELD_FALSE,   /* accepted when false */
     FIELD_EMPTY,   /* accepted when null, empty, or {"type": "text"} */
 } field_kind;
@@ -298,6 +297,11 @@ static const struct field {
     {"top_k", IN_BOTH, FIELD_READ},
     {"min_p", IN_BOTH, FIELD_READ},
     {"repetition_penalty", IN_BOTH, FIELD_READ},
+    {"presence_penalty", IN_BOTH, FIELD_READ},
+    {"frequency_penalty", IN_BOTH, FIELD_READ},
+    {"logit_bias", IN_BOTH, FIELD_READ},
+    {"n", IN_BOTH, FIELD_READ},
+    {"echo", IN_COMPLETION, FIELD_READ},
     {"seed", IN_BOTH, FIELD_READ},
     {"stop", IN_BOTH, FIELD_READ},
     {"logprobs", IN_BOTH, FIELD_READ},
@@ -312,14 +316,9 @@ static const struct field {
     {"service_tier", IN_BOTH, FIELD_IGNORED},
     {"safety_identifier", IN_BOTH, FIELD_IGNORED},
     {"prompt_cache_key", IN_BOTH, FIELD_IGNORED},
-    {"n", IN_BOTH, FIELD_ONE},
     {"best_of", IN_COMPLETION, FIELD_ONE},
-    {"presence_penalty", IN_BOTH, FIELD_ZERO},
-    {"frequency_penalty", IN_BOTH, FIELD_ZERO},
     {"stream", IN_BOTH, FIELD_FALSE},
-    {"echo", IN_COMPLETION, FIELD_FALSE},
     {"suffix", IN_COMPLETION, FIELD_EMPTY},
-    {"logit_bias", IN_BOTH, FIELD_EMPTY},
     {"response_format", IN_CHAT, FIELD_EMPTY},
     {"tools", IN_CHAT, FIELD_EMPTY},
     {"functions", IN_CHAT, FIELD_EMPTY},
@@ -332,7 +331,6 @@ static bool is_off(const json_t *value, field_kind kind)
     case FIELD_READ:
     case FIELD_IGNORED: return true;
     case FIELD_ONE: return json_is_number(value) && fpclassify(json_number_value(value) - 1.0) == FP_ZERO;
-    case FIELD_ZERO: return json_is_number(value) && fpclassify(json_number_value(value)) == FP_ZERO;
     case FIELD_FALSE: return json_is_false(value);
     case FIELD_EMPTY: break;
     }
@@ -354,7 +352,6 @@ static cox_status check_fields(const json_t *body, bool is_chat, const char *whe
         known[n++] = field->name;
         if (value && !is_off(value, field->kind)) {
             const char *only = field->kind == FIELD_ONE     ? "1"
-                               : field->kind == FIELD_ZERO  ? "0"
                                : field->kind == FIELD_FALSE ? "false"
                                                             : "an empty value";
             return cox_fail(COX_UNSUPPORTED, "%s: the field \"%s\" is supported with %s only", where,
@@ -400,6 +397,10 @@ static cox_status read_sampling(Cox__SamplingFields *sampling, const json_t *bod
     if (status == COX_OK) status = read_float(body, where, "min_p", &sampling->min_p);
     if (status == COX_OK)
         status = read_float(body, where, "repetition_penalty", &sampling->repetition_penalty);
+    if (status == COX_OK) status = read_float(body, where, "presence_penalty", &sampling->presence_penalty);
+    if (status == COX_OK) status = read_float(body, where, "frequency_penalty", &sampling->frequency_penalty);
+    if (status == COX_OK)
+        status = cox_request_read_logit_bias(sampling, json_object_get(body, "logit_bias"), where);
     if (status == COX_OK) status = read_int32(body, where, "top_k", -1, INT32_MAX, &sampling->top_k);
     if (sampling->top_k < 0) sampling->top_k = 0; /* -1 means "off" in other engines' requests */
     int64_t seed = (int64_t)sampling->seed;
@@ -437,6 +438,9 @@ cox_status cox_request_read_body(cox_request *request, const json_t *body, bool 
     if (status == COX_OK && get(body, "logprobs"))
         status = read_logprobs(request, get(body, "logprobs"), where);
     if (status == COX_OK) status = read_top_logprobs(request, body, where);
+    if (status == COX_OK)
+        status = read_int32(body, where, "n", 1, COX_REQUEST_MAX_CHOICES, &request->n_choices);
+    if (status == COX_OK) status = read_flag(body, where, "echo", &request->echo);
     if (status == COX_OK) status = read_flag(body, where, "ignore_eos", &request->ignore_eos);
     if (status == COX_OK) status = read_flag(body, where, "logits_digest", &request->wants_digest);
     if (status == COX_OK) status = read_flag(body, where, "trace_routes", &request->wants_routes);

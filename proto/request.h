@@ -17,7 +17,7 @@
 
 typedef Cox__Request cox_request;
 
-enum { COX_REQUEST_MAX_STOPS = 16, COX_REQUEST_MAX_TOKENS = 1 << 24 };
+enum { COX_REQUEST_MAX_STOPS = 16, COX_REQUEST_MAX_TOKENS = 1 << 24, COX_REQUEST_MAX_CHOICES = 128 };
 
 /* An empty request with neutral sampling (greedy, all off, no logprobs). Owned by the caller; every string
  * and array in it comes from malloc. NULL: out of memory (message set). */
@@ -32,6 +32,10 @@ cox_status cox_request_add_stop(cox_request *request, const char *stop);
 cox_status cox_request_set_steering(cox_request *request, const char *json);
 cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t n_bytes, const char *name,
                                 bool was_forced);
+
+/* {"17": -100, ...}: what is added to the logits of single tokens, in place of what was there; NULL and
+ * null leave it as it is. Errors: INVALID (not an id, not a number from -100 to 100), BAD_FILE, NO_MEMORY. */
+cox_status cox_request_read_logit_bias(Cox__SamplingFields *sampling, const json_t *value, const char *where);
 
 /*
  * Fills *request (whose values so far are the defaults) from the body of a chat (`messages`) or a completion

@@ -353,20 +353,11 @@ cox_status cox__gguf_parse(cox_vector_file **file, const char *path, const unsig
     cox_vector_file *fresh = NULL;
     cox_status status = start_file(path, &fresh);
     if (status == COX_OK) status = parse_into(fresh, data, n_bytes);
+    if (status == COX_OK) fresh->is_gguf = true;
     if (status == COX_OK)
         *file = fresh;
     else
         cox_vector_file_free(fresh);
-    return status;
-}
-
-cox_status cox_gguf_read(cox_vector_file **file, const char *path)
-{
-    unsigned char *data = NULL;
-    size_t n_bytes = 0;
-    cox_status status = cox__file_read(path, &data, &n_bytes);
-    if (status == COX_OK) status = cox__gguf_parse(file, path, data, n_bytes);
-    free(data);
     return status;
 }
 

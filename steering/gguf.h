@@ -10,13 +10,12 @@
 #include "steering/vector.h"
 
 /*
- * [out] *file: vectors "direction.N", site resid_post, layer N, operation add (GLP mode "project": ablate),
- * provenance with the file's own metadata. Errors: NOT_FOUND, IO; BAD_FILE: not GGUF version 2 or 3,
- * general.architecture is not "controlvector", a tensor that is not F32 of one dimension or of another width,
- * anything outside the file, non-finite values; UNSUPPORTED: a GLP mode or hook_point that is missing or not
- * known.
+ * What cox_vector_file_read makes of such a file: vectors "direction.N", site resid_post, layer N, operation
+ * add (GLP mode "project": ablate), provenance with the file's own metadata. Errors: BAD_FILE: not GGUF
+ * version 2 or 3, general.architecture is not "controlvector", a tensor that is not F32 of one dimension or
+ * of another width, anything outside the file, non-finite values; UNSUPPORTED: a GLP mode or hook_point that
+ * is missing or not known.
  */
-cox_status cox_gguf_read(cox_vector_file **file, const char *path);
 
 /*
  * Writes version 3 in repeng's layout. model_hint: e.g. the family's name. Refused by name (UNSUPPORTED):

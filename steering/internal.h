@@ -57,7 +57,7 @@ cox_status cox__check_finite(const char *where, const float *data, int32_t n);
 
 /* --- gguf.c --- */
 
-/* From a file's bytes, as cox_gguf_read. */
+/* From a file's bytes, as steering/gguf.h says. */
 cox_status cox__gguf_parse(cox_vector_file **file, const char *path, const unsigned char *data,
                            size_t n_bytes);
 
@@ -88,9 +88,19 @@ const float *cox__plan_keep_row(cox__plan_builder *builder, const float *data, i
  * the intervention and key. */
 cox_status cox__plan_find_vector(cox__plan_builder *builder, const char *where, const char *text,
                                  const cox_vector **vector);
+/* The vector file at `path`, relative to the plan's folder, read before or now; it lives as long as the
+ * cache. */
+cox_status cox__plan_open_file(cox__plan_builder *builder, const char *path, const cox_vector_file **file);
 /* The path relative to the plan's folder; malloc'ed. */
 char *cox__plan_path(const cox__plan_builder *builder, const char *path);
 void cox__plan_builder_release(cox__plan_builder *builder);
+
+/* --- plan_spread.c --- */
+
+/* [out] *spread: [{"item": intervention, "label": "intervention 3"}] with one entry for each vector that
+ * `list` means; owned by the caller. Errors: those of reading vectors; INVALID (too many; a vector's layer,
+ * or none). */
+cox_status cox__plan_spread(cox__plan_builder *builder, const json_t *list, json_t **spread);
 
 /* --- plan_parse.c --- */
 

@@ -255,6 +255,26 @@ static cox_status check_plan_keys(const json_t *json, const char *where)
     return cox_json_check_keys(json, where, known, 2);
 }
 
+/* spread: of cox__plan_spread. */
+static cox_status read_interventions(cox__plan_builder *builder, const json_t *spread)
+{
+    cox_plan *plan = builder->plan;
+    plan->interventions = cox_arena_array(plan->arena, json_array_size(spread), sizeof *plan->interventions);
+    if (!plan->interventions) return COX_NO_MEMORY;
+    for (size_t i = 0; i < json_array_size(spread); i++) {
+        const json_t *entry = json_array_get(spread, i);
+        char where[1024];
+        snprintf(where, sizeof where, "%.700s: %s", builder->where,
+                 json_string_value(json_object_get(entry, "label")));
+        cox__parse parse = {.builder = builder, .json = json_object_get(entry, "item"), .where = where};
+        if (!json_is_object(parse.json)) return cox_fail(COX_BAD_FILE, "%s: must be an object", where);
+        cox_status status = read_intervention(&parse, &plan->interventions[i]);
+        if (status != COX_OK) return status;
+        plan->n++;
+    }
+    return COX_OK;
+}
+
 cox_status cox__plan_parse(cox__plan_builder *builder, const json_t *json)
 {
     cox_plan *plan = builder->plan;
@@ -268,21 +288,11 @@ cox_status cox__plan_parse(cox__plan_builder *builder, const json_t *json)
                         "%s: key \"interventions\" must be a list (an empty one steers nothing)",
                         builder->where);
     }
-    if (json_array_size(list) > COX_PLAN_MAX_INTERVENTIONS) {
-        return cox_fail(COX_INVALID, "%s: %zu interventions are more than the %d that a plan may have",
-                        builder->where, json_array_size(list), COX_PLAN_MAX_INTERVENTIONS);
-    }
     plan->name = cox_arena_strdup(plan->arena, name);
-    plan->interventions = cox_arena_array(plan->arena, json_array_size(list), sizeof *plan->interventions);
-    if (!plan->name || !plan->interventions) return COX_NO_MEMORY;
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        char where[1024];
-        snprintf(where, sizeof where, "%.900s: intervention %zu", builder->where, i);
-        cox__parse parse = {.builder = builder, .json = json_array_get(list, i), .where = where};
-        if (!json_is_object(parse.json)) return cox_fail(COX_BAD_FILE, "%s: must be an object", where);
-        status = read_intervention(&parse, &plan->interventions[i]);
-        if (status != COX_OK) return status;
-        plan->n++;
-    }
-    return COX_OK;
+    if (!plan->name) return COX_NO_MEMORY;
+    json_t *spread = NULL;
+    status = cox__plan_spread(builder, list, &spread);
+    if (status == COX_OK) status = read_interventions(builder, spread);
+    json_decref(spread);
+    return status;
 }

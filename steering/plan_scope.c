@@ -34,7 +34,8 @@ static cox_status set_indices(const json_t *value, const char *where, const char
     for (size_t i = 0; i < n_listed; i++) {
         const json_t *item = json_is_array(value) ? json_array_get(value, i) : value;
         if (!json_is_integer(item)) {
-            return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be an index, a list of them%s or \"all\"",
+            return cox_fail(COX_BAD_FILE,
+                            "%s: key \"%s\" must be an index, a list of them%s, \"all\" or \"from vector\"",
                             where, what, strcmp(what, "expert") == 0 ? ", \"shared\"" : "");
         }
         json_int_t index = json_integer_value(item);

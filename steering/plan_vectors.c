@@ -78,7 +78,7 @@ char *cox__plan_path(const cox__plan_builder *builder, const char *path)
 }
 
 /* The file at `path`, read before or now. */
-static cox_status open_file(cox__plan_builder *builder, const char *path, const cox_vector_file **file)
+static cox_status read_file(cox__plan_builder *builder, const char *path, const cox_vector_file **file)
 {
     cox_vector_cache *cache = builder->files;
     for (size_t i = 0; i < cache->n; i++) {
@@ -92,6 +92,14 @@ static cox_status open_file(cox__plan_builder *builder, const char *path, const 
     cache->files = files;
     cox_status status = cox_vector_file_read(&files[cache->n], path);
     if (status == COX_OK) *file = files[cache->n++];
+    return status;
+}
+
+cox_status cox__plan_open_file(cox__plan_builder *builder, const char *path, const cox_vector_file **file)
+{
+    char *full = cox__plan_path(builder, path);
+    cox_status status = full ? read_file(builder, full, file) : COX_NO_MEMORY;
+    free(full);
     return status;
 }
 
@@ -119,7 +127,7 @@ cox_status cox__plan_find_vector(cox__plan_builder *builder, const char *where, 
     if (name) *name++ = '\0';
     const cox_vector_file *file = NULL;
     const cox_vector *found = NULL;
-    cox_status status = open_file(builder, path, &file);
+    cox_status status = read_file(builder, path, &file);
     if (status == COX_OK) {
         found = cox_vector_find(file, name);
         if (!found) status = name ? COX_NOT_FOUND : COX_INVALID;

@@ -248,7 +248,11 @@ cox_status cox_vector_file_read(cox_vector_file **file, const char *path)
     size_t n_bytes = 0;
     cox_status status = cox__file_read(path, &data, &n_bytes);
     if (status != COX_OK) return status;
-    status = cox__vector_file_parse(file, path, data, n_bytes);
+    /* as a safetensors header's length these four bytes would say more than it may have */
+    const char *ending = strrchr(path, '.');
+    bool is_gguf = (n_bytes >= 4 && memcmp(data, "GGUF", 4) == 0) || (ending && strcmp(ending, ".gguf") == 0);
+    status = is_gguf ? cox__gguf_parse(file, path, data, n_bytes)
+                     : cox__vector_file_parse(file, path, data, n_bytes);
     free(data);
     return status;
 }
@@ -256,21 +260,4 @@ cox_status cox_vector_file_read(cox_vector_file **file, const char *path)
 void cox_vector_file_free(cox_vector_file *file)
 {
     if (file) cox_arena_destroy(file->arena);
-}
-
-const cox_vector *cox_vector_find(const cox_vector_file *file, const char *name)
-{
-    if (!name && file->n == 1) return &file->vectors[0];
-    if (!name) {
-        cox_fail(COX_INVALID, "%s: holds %zu vectors; say which after a \"#\": \"%s#%s\"", file->path,
-                 file->n, file->path, file->vectors[0].name);
-        return NULL;
-    }
-    const cox_vector wanted = {.name = name};
-    const cox_vector *found = bsearch(&wanted, file->vectors, file->n, sizeof wanted, by_name);
-    if (!found) {
-        cox_fail(COX_NOT_FOUND, "%s: holds no vector \"%.200s\"; the first of its %zu is \"%.200s\"",
-                 file->path, name, file->n, file->vectors[0].name);
-    }
-    return found;
 }

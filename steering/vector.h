@@ -51,17 +51,23 @@ typedef struct cox_vector_file {
     const char *path;
     cox_vector *vectors; /* [n] sorted by name */
     size_t n;
+    bool is_gguf;            /* a control vector: all of them together are one thing */
     struct cox_arena *arena; /* owns everything */
 } cox_vector_file;
 
-/* [out] owned by the caller. Errors: NOT_FOUND, IO, BAD_FILE (also: not f32, not one dimension, non-finite
+/* Safetensors, or GGUF (steering/gguf.h), told apart by their first bytes. [out] owned by the caller.
+ * Errors: those of GGUF; NOT_FOUND, IO, BAD_FILE (also: not f32, not one dimension, non-finite
  * values (position named), metadata that contradicts the tensors, larger than the limits in docs/formats.md).
  */
 cox_status cox_vector_file_read(cox_vector_file **file, const char *path);
 /* Writes through a temporary file and rename. */
 cox_status cox_vector_file_write(const char *path, const cox_vector *vectors, size_t n);
 void cox_vector_file_free(cox_vector_file *file); /* NULL is allowed */
-/* NULL with a message when `name` is not there, or when it is NULL and the file holds several. */
+/*
+ * By name; else, of a name as `direction` gives them, SITE.LAYER[.EXPERT][@POSITION], the one vector that
+ * says so of itself: site, layer and expert, and the position of its provenance ("last" is -1; a name without
+ * "@" takes any). name NULL: the only one. NULL with a message when there is none, or when there are several.
+ */
 const cox_vector *cox_vector_find(const cox_vector_file *file, const char *name);
 
 /* SHA-256 in hex of <folder>/tokenizer.json's bytes: what vectors and results name a tokenizer by; "" when

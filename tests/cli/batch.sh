@@ -6,6 +6,9 @@ chat() { # ID CONTENT FIELDS
     printf '{"custom_id":"%s","method":"POST","url":"/v1/chat/completions","body":{%s"messages":[{"role":"user","content":"%s"}]}}\n' \
         "$1" "${3-}" "$2"
 }
+# The first token of the answer to "What is a kite?".
+first_id=$("$coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 1 | tr -d '\n' |
+    "$coxswain" tokenize --model "$model" | tr -d '[]\n')
 {
     chat kite "How do I make a blue kite?" '"logits_digest":true,"max_tokens":40,"user":"me","metadata":{"a":"b"},'
     chat kite "twice"
@@ -16,13 +19,22 @@ chat() { # ID CONTENT FIELDS
     printf '{"custom_id":"\xff"}\n'
     echo
     chat tools "x" '"tools":[{"type":"function"}],'
-    chat two "x" '"n":2,'
+    chat none "x" '"n":0,'
     chat typo "x" '"temprature":0.5,'
     chat hot "x" '"temperature":-1,'
     chat long "$(printf 'kite %.0s' $(seq 5000))"
     echo '{"custom_id":"ids","url":"/v1/completions","body":{"prompt":[5,6,7],"max_tokens":3}}'
     echo '{"custom_id":"badid","url":"/v1/completions","body":{"prompt":[5,99999999],"max_tokens":3}}'
     echo '{"custom_id":"url","url":"/v1/embeddings","body":{}}'
+    echo '{"custom_id":"bias","url":"/v1/completions","body":{"prompt":"a","logit_bias":{"99999999":1}}}'
+    echo '{"custom_id":"penalty","url":"/v1/completions","body":{"prompt":"a","frequency_penalty":2.5}}'
+    echo '{"custom_id":"echo","url":"/v1/completions","body":{"prompt":"What is a kite?","echo":true,"logprobs":1,"max_tokens":0}}'
+    echo '{"custom_id":"echo ids","url":"/v1/completions","body":{"prompt":[[5,6,7]],"echo":true,"logprobs":1,"max_tokens":1}}'
+    sampled='"temperature":1.6,"seed":4,"max_tokens":12,"logits_digest":true,'
+    chat one "What is a kite?" "$sampled"
+    chat three "What is a kite?" "$sampled"'"n":3,'
+    chat banned "What is a kite?" '"max_tokens":12,"logit_bias":{"'"$first_id"'":-100},'
+    chat penalised "What is a kite?" '"max_tokens":40,"ignore_eos":true,"frequency_penalty":2,"presence_penalty":2,'
     for i in $(seq 30); do chat "many$i" "What is a kite number $i?" '"max_tokens":12,"temperature":1.1,"seed":'"$i"','; done
     printf '%s' "$(chat last "What is a kite?" '"max_tokens":5,"logprobs":true,"top_logprobs":1,')"
 } > "$work/in.jsonl"
@@ -31,7 +43,7 @@ n_lines=$(grep -c . "$work/in.jsonl")
 "$coxswain" batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl" 2> "$work/err.txt"
 check "the run succeeds" test $? = 0
 check "every line has an answer" test "$(wc -l < "$work/out.jsonl")" = "$n_lines"
-check "the sum is told" grep -q "batch: 33 answers, $((n_lines - 33)) failed" "$work/err.txt"
+check "the sum is told" grep -q "batch: 39 answers, $((n_lines - 39)) failed" "$work/err.txt"
 
 line() { grep -F "\"custom_id\":\"$1\"" "$work/out.jsonl" | head -n "${2-1}" > "$work/line.json"; }
 error_of() { # ID CODE WORD
@@ -40,7 +52,9 @@ error_of() { # ID CODE WORD
     check "$1 is told of $3" grep -Fq -- "$3" "$work/line.json"
 }
 error_of tools 400 tools
-error_of two 400 'field \"n\"'
+error_of none 400 'key \"n\"'
+error_of bias 400 'logit_bias names token 99999999'
+error_of penalty 400 'frequency_penalty is 2.5, outside -2 to 2'
 error_of typo 400 temprature
 error_of hot 400 temperature
 error_of badid 400 99999999
@@ -66,6 +80,31 @@ check "it counts the prompt" test "$(field "$work/line.json" prompt_tokens)" = 3
 line last
 check "a last line without a newline counts" test "$(field "$work/line.json" status_code)" = 200
 check "five log probabilities" test "$(grep -o '"top_logprobs"' "$work/line.json" | wc -l)" = 5
+
+# Several answers, the first of which is that of one; echo; bias and penalties.
+choices() { sed -E 's/.*"choices":\[//; s/\],"usage".*//; s/\},\{"index"/}\n{"index"/g' "$work/line.json"; }
+line one
+one=$(field "$work/line.json" content)
+digest=$(field "$work/line.json" logits_digest)
+line three
+check "three choices" test "$(choices | grep -c '"index":[012],')" = 3
+check "each with a digest of its own" test "$(choices | grep -o '"logits_digest":"[0-9a-f]*"' | sort -u | wc -l)" = 3
+check "the first is that of n 1" test "$(choices | head -n 1 | field /dev/stdin content)" = "$one"
+check "in every bit" grep -Fq "$digest" <(choices | head -n 1)
+check "usage counts the prompt once, the answers all" test "$(field "$work/line.json" total_tokens)" = \
+    $(($(field "$work/line.json" prompt_tokens) + $(field "$work/line.json" completion_tokens)))
+line echo
+check "an echo has the prompt" test "$(field "$work/line.json" text)" = '"What is a kite?"'
+check "no token of it was generated" test "$(field "$work/line.json" completion_tokens)" = 0
+check "nothing foretold the first token" grep -Fq '"token_logprobs":[null,-' "$work/line.json"
+line "echo ids"
+check "an echo of ids, and a token" grep -Eq '"tokens":\["!","\\"","#","[^"]*"\]' "$work/line.json"
+line banned
+check "a token with bias -100 does not come" test "$(field "$work/line.json" content | cut -c 2-3)" != \
+    "$("$coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 12 | cut -c 1-2)"
+line penalised
+check "penalties leave no word three times" test "$(field "$work/line.json" content | tr -cs 'a-z' '\n' |
+    sed '/^$/d' | sort | uniq -c | sort -nr | head -n 1 | awk '{print $1}')" -lt 3
 
 # The same answers in any order on several ranks and coordinators, but for the time.
 sorted() { sed -E 's/"created":[0-9]+/"created":0/; s/"cached_tokens":[0-9]+/"cached_tokens":0/' "$1" | LC_ALL=C sort; }

@@ -3,7 +3,12 @@
 # shellcheck source=tests/cli/lib.sh
 source tests/cli/lib.sh
 for i in $(seq 600); do # of several lengths, so that answers come steadily and the first one soon
-    echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'","max_tokens":'"$((5 + i % 60))"',"ignore_eos":true,"logits_digest":true}}'
+    case $((i % 10)) in
+        3) more='"n":3,"temperature":1,"presence_penalty":0.5,' ;;
+        6) more='"echo":true,"logprobs":1,' ;;
+        *) more= ;;
+    esac
+    echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'",'"$more"'"max_tokens":'"$((5 + i % 60))"',"ignore_eos":true,"logits_digest":true}}'
 done > "$work/in.jsonl"
 { # lines that get an error belong to the answers too
     echo 'no request'

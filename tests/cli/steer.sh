@@ -50,6 +50,18 @@ sed 's/\(tokenizer_fingerprint\\":\\"\)[0-9a-f]/\1_/' "$known" > "$work/tokens.s
 refuses 2 "v.safetensors and .*tokens.st: .*different tokenizers" vector combine "$known" "$work/tokens.st" --output "$work/new.st"
 check "nothing is written" test ! -e "$work/new.st"
 check "a GGUF vector" vector export "$known" --output "$work/v.gguf"
+"$coxswain" vector import "$work/v.gguf" --output "$work/in/plans/imported.safetensors"
+cp "$work/v.gguf" "$work/in/plans/v.gguf"
+steered_digest() { # PLAN
+    echo "$1" > "$work/in/plans/gguf.json"
+    "$coxswain" generate --model "$model" --prompt "What is a hat?" --max-tokens 4 --json --logits-digest \
+        --steer "$work/in/plans/gguf.json" > "$work/gguf.out" 2> "$work/err.txt" && field "$work/gguf.out" logits_digest
+}
+imported=$(steered_digest '{"interventions":[{"vector":"imported.safetensors","strength":2}]}')
+check "an imported GGUF vector steers" test -n "$imported"
+for how in '"v.gguf"' '"v.gguf#direction.1"' '"v.gguf","layer":"from vector"'; do
+    check "$how in a plan is the same" test "$(steered_digest '{"interventions":[{"vector":'"$how"',"strength":2}]}')" = "$imported"
+done
 cp "$known" "$work/kept.st"
 ln -s "$known" "$work/link.st"
 ln "$known" "$work/hard.st"

@@ -46,6 +46,23 @@ check "strength 0 changes nothing" grep -Eq '^2,"added",[^,]*,add,direction,0,4,
 check "and is the clean run" test "$(sed -n 's/^{"cell":2,.*"a"/"a"/p' "$work/whole/stage1.jsonl")" = \
     "$(sed -n 's/^{"cell":-1,.*"a"/"a"/p' "$work/whole/stage1.jsonl")"
 
+# --- Vectors of one position have no "@-1" in their names: sources find them by what they say of themselves.
+cat > "$work/sources.json" << 'GRID'
+{"version": 1, "blocks": [
+ {"name": "by name", "site": "resid_post", "vectors": "residual.safetensors", "layers": [4]},
+ {"name": "by position", "site": "resid_post", "vectors": "residual.safetensors", "layers": [4], "sources": [-1]},
+ {"name": "random", "site": "resid_post", "vectors": "residual.safetensors", "layers": [4], "sources": [-1],
+  "control": "random_direction"}]}
+GRID
+small=(sweep --model "$model" --grid "$work/sources.json" --a "$a" --b "$b" --rules "$model/rules.json" --limit 2 --best 0)
+"$coxswain" "${small[@]}" --output "$work/sources" 2> "$work/err.txt"
+check "a sweep over sources of a file of one position" test $? = 0
+cell() { sed -n "s/^{\"cell\":$1,.*\"a\"/\"a\"/p" "$work/sources/stage1.jsonl"; }
+check "steers as by name" test -n "$(cell 0)" -a "$(cell 0)" = "$(cell 1)"
+sed -i 's/"sources": \[-1\]/"sources": [-2]/' "$work/sources.json"
+refuses 3 'holds no vector "resid_post.4@-2"; of this place it has "resid_post.4", which was made at position -1' \
+    "${small[@]}" --output "$work/sources" --force
+
 # --- A folder that is moved with its vectors: plans of best.json find them; --show-cell prints plans for any folder.
 plan_of() { # BLOCK: its first plan in best.json
     tr -d '\n' < "$work/moved/whole/best.json" | sed -E "s/.*\"block\": \"$1\"[^]]*\],[^]]*\],[^]]*\"plan\": (\{ *\"interventions\": \[[^]]*\] *\}).*/\1/"

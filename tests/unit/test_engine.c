@@ -163,6 +163,37 @@ static void test_logits_from_a_position_on(void **state)
     free(logits[1]);
 }
 
+/* Of a prompt with an answer, and no row more than the answer takes by itself. */
+static void test_logits_of_the_prompt_only(void **state)
+{
+    (void)state;
+    size_t vocab_size = (size_t)g->vocab_size, n_all = (size_t)g->n_prompt + 4;
+    uint64_t rows[2];
+    for (int wants = 0; wants < 2; wants++) {
+        harness *h = open_with(cox_engine_options_defaults());
+        harness_result result = {.tokens = calloc(5, sizeof(int32_t)),
+                                 .logits = calloc(n_all * vocab_size, sizeof(float))};
+        const cox_sequence_request r = {.prompt = g->prompt,
+                                        .n_prompt = g->n_prompt,
+                                        .max_tokens = 4,
+                                        .sampling = cox_sampling_defaults(),
+                                        .ignore_eos = true,
+                                        .wants_logits = wants,
+                                        .logits_end = wants ? g->n_prompt : 0};
+        harness_expect(h, &result);
+        assert_int_equal(cox_engine_submit(harness_engine(h), &r), COX_OK);
+        while (cox_engine_n_sequences(harness_engine(h)))
+            assert_int_equal(cox_engine_step(harness_engine(h)), COX_OK);
+        assert_memory_equal(result.tokens, g->greedy, 4 * sizeof(int32_t));
+        assert_int_equal(result.n_logits, wants ? g->n_prompt : 0);
+        rows[wants] = cox_engine_counters(harness_engine(h))->rows_computed;
+        harness_result_free(&result);
+        assert_int_equal(harness_finish(h), COX_OK);
+        harness_close(h);
+    }
+    assert_int_equal(rows[0], rows[1]);
+}
+
 static void test_requests_that_cannot_be_served_are_refused(void **state)
 {
     (void)state;
@@ -183,6 +214,13 @@ static void test_requests_that_cannot_be_served_are_refused(void **state)
     expect_refusal(h, r, COX_INVALID, "vocabulary");
     ids[2] = 0, r.sampling.top_p = -1;
     expect_refusal(h, r, COX_INVALID, "top_p");
+    r.sampling.top_p = 1, r.sampling.frequency_penalty = 3;
+    expect_refusal(h, r, COX_INVALID, "frequency_penalty");
+    const cox_logit_bias bias = {g->vocab_size, 1};
+    r.sampling.frequency_penalty = 0, r.sampling.biases = &bias, r.sampling.n_biases = 1;
+    expect_refusal(h, r, COX_INVALID, "logit_bias names token");
+    r.sampling.n_biases = 0, r.wants_logits = true, r.logits_end = 2;
+    expect_refusal(h, r, COX_INVALID, "within the prompt");
     assert_int_equal(harness_finish(h), COX_OK);
     harness_close(h);
 
@@ -216,6 +254,7 @@ int main(void)
         cmocka_unit_test(test_sequences_that_lose_their_pages_come_back_the_same),
         cmocka_unit_test(test_prefixes_are_reused),
         cmocka_unit_test(test_logits_from_a_position_on),
+        cmocka_unit_test(test_logits_of_the_prompt_only),
         cmocka_unit_test(test_requests_that_cannot_be_served_are_refused),
     };
     return cmocka_run_group_tests(tests, open_cluster, close_cluster);

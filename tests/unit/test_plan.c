@@ -1,5 +1,6 @@
 /* Plans: what is read, defaults, what the vector's metadata fills in, positions, the index, packing,
  * equality. */
+#include "steering/gguf.h"
 #include "steering_model.h"
 
 static void make(cox_plan **plan, const char *text)
@@ -74,6 +75,148 @@ static void test_defaults(void **state)
     fill(a, M_WIDTH, 1);
     assert_memory_equal(v->vector, a, sizeof a);
     cox_plan_free(plan);
+}
+
+/* A GGUF control vector of the test's width with these layers. */
+static void write_gguf(const char *path, const int32_t *layers, size_t n)
+{
+    static float rows[3][M_WIDTH];
+    static char names[3][16];
+    cox_vector vectors[3];
+    for (size_t i = 0; i < n; i++) {
+        fill(rows[i], M_WIDTH, 20 + (uint32_t)layers[i]);
+        snprintf(names[i], sizeof names[i], "direction.%d", (int)layers[i]);
+        vectors[i] = (cox_vector){.name = names[i],
+                                  .data = rows[i],
+                                  .width = M_WIDTH,
+                                  .site = COX_SITE_RESID_POST,
+                                  .layer = layers[i],
+                                  .expert = -1,
+                                  .operation = "add"};
+    }
+    assert_int_equal(cox_gguf_write(path, vectors, n, "olmoe"), COX_OK);
+}
+
+/* [layers, experts] are those of `plan`'s interventions, each with the vector that `fill` makes of its seed.
+ */
+static void check_spread(const cox_plan *plan, const int32_t (*wanted)[3], int32_t n)
+{
+    assert_int_equal(plan->n, n);
+    for (int32_t i = 0; i < n; i++) {
+        const cox_intervention *v = &plan->interventions[i];
+        float row[M_WIDTH];
+        fill(row, M_WIDTH, (uint32_t)wanted[i][2]);
+        for (int32_t l = 0; l < M_LAYERS; l++) assert_int_equal(v->layers[l], l == wanted[i][0]);
+        for (int32_t e = 0; v->experts && e < M_EXPERTS; e++)
+            assert_int_equal(v->experts[e], e == wanted[i][1]);
+        assert_int_equal(v->experts == NULL, wanted[i][1] < 0);
+        assert_memory_equal(v->vector, row, sizeof row);
+    }
+}
+
+/* A control vector of another program, whole or one of its layers, needs nothing but its name. */
+static void test_a_gguf_file_in_a_plan(void **state)
+{
+    (void)state;
+    const int32_t layers[] = {1, 3, 2}, beyond[] = {1, 4};
+    const int32_t wanted[][3] = {{1, -1, 21}, {2, -1, 22}, {3, -1, 23}};
+    write_gguf(path_of("x.gguf"), layers, 3);
+    write_gguf(path_of("beyond.gguf"), beyond, 2);
+    assert_int_equal(rename(path_of("x.gguf"), path_of("anything")), 0); /* the bytes tell, not the name */
+    write_gguf(path_of("x.gguf"), layers, 3);
+    static const char *const whole[] = {
+        "'vector': 'x.gguf'", "'vector': 'anything', 'layer': 'from vector'",
+        "'vector': 'x.gguf', 'op': 'add', 'site': 'resid_post', 'strength': 3"};
+    for (size_t i = 0; i < 3; i++) {
+        cox_plan *plan = one(whole[i]);
+        check_spread(plan, wanted, 3);
+        assert_true(plan->interventions[2].strength == (i == 2 ? 3 : 1));
+        assert_int_equal(plan->interventions[0].site, COX_SITE_RESID_POST);
+        cox_plan_free(plan);
+    }
+    cox_plan *plan = one("'vector': 'x.gguf#direction.3'");
+    check_spread(plan, &wanted[2], 1);
+    cox_plan_free(plan);
+    plan = one("'vector': 'x.gguf#direction.3', 'layer': 'from vector'");
+    check_spread(plan, &wanted[2], 1);
+    cox_plan_free(plan);
+}
+
+/* Several layers, and experts, of a file of our own. */
+static void test_layers_from_vectors(void **state)
+{
+    (void)state;
+    static float rows[3][M_WIDTH];
+    for (uint32_t i = 0; i < 3; i++) fill(rows[i], M_WIDTH, 30 + i);
+    const cox_vector vectors[] = {{.name = "c",
+                                   .data = rows[0],
+                                   .width = M_WIDTH,
+                                   .site = COX_SITE_EXPERT_OUT,
+                                   .layer = 3,
+                                   .expert = 1},
+                                  {.name = "b",
+                                   .data = rows[1],
+                                   .width = M_WIDTH,
+                                   .site = COX_SITE_EXPERT_OUT,
+                                   .layer = 0,
+                                   .expert = 7},
+                                  {.name = "a",
+                                   .data = rows[2],
+                                   .width = M_WIDTH,
+                                   .site = COX_SITE_EXPERT_OUT,
+                                   .layer = 0,
+                                   .expert = 2}};
+    assert_int_equal(cox_vector_file_write(path_of("experts.safetensors"), vectors, 3), COX_OK);
+    const int32_t wanted[][3] = {{0, 2, 32}, {0, 7, 31}, {3, 1, 30}};
+    static const char *const ways[] = {"", ", 'expert': 'from vector'"};
+    for (size_t i = 0; i < 2; i++) {
+        char fields[256];
+        snprintf(
+            fields, sizeof fields,
+            "'vector': 'experts.safetensors', 'layer': 'from vector', 'op': 'add', 'weighting': 'routed'%s",
+            ways[i]);
+        cox_plan *plan = one(fields);
+        check_spread(plan, wanted, 3);
+        cox_plan_free(plan);
+    }
+}
+
+static void test_layers_from_vectors_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields, *message;
+        cox_status status;
+    } cases[] = {
+        {"'vector': 'v.safetensors', 'layer': 'from vector', 'op': 'add', 'site': 'resid_post'",
+         "intervention 0: vector \"a\" does not say its layer", COX_INVALID},
+        {"'vector': 'beyond.gguf'", "vector \"direction.4\" is for layer 4; the model has 4 layers, 0 to 3",
+         COX_INVALID},
+        {"'vector': 'experts.safetensors', 'layer': 'from vector', 'op': 'add', 'weighting': 'routed', "
+         "'expert': 3",
+         "vectors \"a\" and \"b\" are for one place", COX_INVALID},
+        {"'vector': 'experts.safetensors', 'op': 'add', 'weighting': 'routed'",
+         "holds 3 vectors; say which after a \"#\"", COX_INVALID},
+        {"'vector': 'experts.safetensors', 'op': 'add', 'weighting': 'routed'", "\"layer\": \"from vector\"",
+         COX_INVALID},
+        {"'vector': 'x.gguf', 'site': 'moe_out'",
+         "intervention 0, vector \"direction.1\": key \"vector\": the vector was made at resid_post",
+         COX_INVALID},
+        {"'vector': 'x.gguf', 'layer': 2", "say which after a \"#\"", COX_INVALID},
+        {"'site': 'resid_post', 'op': 'scale', 'factor': 2, 'layer': 'from vector'",
+         "\"from vector\" needs key \"vector\"", COX_INVALID},
+        {"'vector': 'nowhere.gguf', 'layer': 'from vector'", "nowhere.gguf", COX_NOT_FOUND},
+        {"'vector': 'x.gguf#direction.7'", "holds no vector \"direction.7\"", COX_NOT_FOUND},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[512];
+        cox_plan *plan = NULL;
+        cox_model model = test_model();
+        snprintf(text, sizeof text, "{'interventions': [{%s}]}", cases[i].fields);
+        cox_status status = load_plan(&plan, text, &model, false);
+        if (status != cases[i].status || !strstr(cox_status_message(), cases[i].message))
+            fail_msg("%s: %s: %s", cases[i].fields, cox_status_name(status), cox_status_message());
+    }
 }
 
 static void test_scopes(void **state)
@@ -396,12 +539,19 @@ static void test_force(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),         cmocka_unit_test(test_scopes),
-        cmocka_unit_test(test_positions),        cmocka_unit_test(test_index),
-        cmocka_unit_test(test_packing_whole),    cmocka_unit_test(test_packing_for_hosts),
-        cmocka_unit_test(test_equality),         cmocka_unit_test(test_files),
-        cmocka_unit_test(test_negative_zeros),   cmocka_unit_test(test_force),
-        cmocka_unit_test(test_metadata_fills_in)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults),
+                                       cmocka_unit_test(test_a_gguf_file_in_a_plan),
+                                       cmocka_unit_test(test_layers_from_vectors),
+                                       cmocka_unit_test(test_layers_from_vectors_refused),
+                                       cmocka_unit_test(test_scopes),
+                                       cmocka_unit_test(test_positions),
+                                       cmocka_unit_test(test_index),
+                                       cmocka_unit_test(test_packing_whole),
+                                       cmocka_unit_test(test_packing_for_hosts),
+                                       cmocka_unit_test(test_equality),
+                                       cmocka_unit_test(test_files),
+                                       cmocka_unit_test(test_negative_zeros),
+                                       cmocka_unit_test(test_force),
+                                       cmocka_unit_test(test_metadata_fills_in)};
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

@@ -110,7 +110,7 @@ static const refusal refusals[] = {
     {"'site': 'resid_post', 'layer': [], " ADD, "key \"layer\" is an empty list"},
     {"'site': 'resid_post', 'layer': [1, 1], " ADD, "layer 1 is listed twice"},
     {"'site': 'resid_post', 'layer': 'every', " ADD,
-     "key \"layer\" must be an index, a list of them or \"all\""},
+     "key \"layer\" must be an index, a list of them, \"all\" or \"from vector\""},
     {"'site': 'resid_post', 'layer': 1.5, " ADD, "key \"layer\" must be an index"},
     {"'site': 'expert_out', 'layer': 1, 'expert': 3, 'weighting': 'routed', " ADD, "layer 1 has no experts"},
     {"'site': 'expert_out', 'layer': [0, 1], 'expert': 3, 'weighting': 'soft', " ADD,

@@ -38,7 +38,8 @@ static void test_all_fields_of_a_chat(void **state)
         "\"temperature\":0.5,\"top_p\":0.9,\"top_k\":4,\"min_p\":0.1,\"repetition_penalty\":1.5,\"seed\":-1,"
         "\"stop\":[\"A\",\"B\"],\"logprobs\":true,\"top_logprobs\":2,\"ignore_eos\":true,\"logits_digest\":"
         "true,"
-        "\"user\":\"me\",\"metadata\":{\"a\":\"b\"},\"n\":1,\"stream\":false,\"presence_penalty\":0,"
+        "\"user\":\"me\",\"metadata\":{\"a\":\"b\"},\"n\":3,\"stream\":false,\"presence_penalty\":-1.5,"
+        "\"frequency_penalty\":0.25,\"logit_bias\":{\"17\":-100,\"0\":2.5},"
         "\"tools\":[],"
         "\"response_format\":{\"type\":\"text\"}}}",
         &status);
@@ -59,6 +60,13 @@ static void test_all_fields_of_a_chat(void **state)
     assert_int_equal(s->top_k, 4);
     assert_true(s->seed == UINT64_MAX);
     assert_int_equal(s->n_logprobs, 2);
+    assert_int_equal(r->n_choices, 3);
+    assert_true(s->presence_penalty < -1.49f && s->frequency_penalty > 0.24f && s->frequency_penalty < 0.26f);
+    assert_int_equal(s->n_logit_bias, 2);
+    for (size_t i = 0; i < 2; i++) {
+        const Cox__LogitBias *bias = s->logit_bias[i];
+        assert_true(bias->id == 17 ? bias->bias < -99 : bias->id == 0 && bias->bias > 2.4f);
+    }
     cox_request_destroy(r);
 }
 
@@ -82,6 +90,11 @@ static void test_completions(void **state)
                   &status);
     assert_int_equal(status, COX_OK);
     assert_string_equal(r->prompt, "one");
+    assert_false(r->echo);
+    cox_request_destroy(r);
+    r = read_line(COMPLETION("\"echo\":true,\"max_tokens\":0,\"logprobs\":1,\"logit_bias\":null,"), &status);
+    assert_int_equal(status, COX_OK);
+    assert_true(r->echo && r->max_tokens == 0);
     cox_request_destroy(r);
 }
 
@@ -124,12 +137,22 @@ static void test_bad_lines_are_named(void **state)
          "completions\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"a\","
          "\"tool_calls\":[]}]}}",
          "a message: unknown key \"tool_calls\"; the keys are role, content, name", COX_BAD_FILE},
-        {CHAT("\"n\":2,"), "\"n\"", COX_UNSUPPORTED},
+        {CHAT("\"n\":0,"), "\"n\"", COX_BAD_FILE},
+        {CHAT("\"n\":129,"), "\"n\"", COX_BAD_FILE},
+        {CHAT("\"n\":1.5,"), "\"n\"", COX_BAD_FILE},
+        {CHAT("\"echo\":true,"), "echo", COX_UNSUPPORTED},
         {CHAT("\"stream\":true,"), "stream", COX_UNSUPPORTED},
         {CHAT("\"tools\":[{}],"), "tools", COX_UNSUPPORTED},
-        {CHAT("\"logit_bias\":{\"5\":1},"), "logit_bias", COX_UNSUPPORTED},
+        {CHAT("\"logit_bias\":[],"), "logit_bias", COX_BAD_FILE},
+        {CHAT("\"logit_bias\":{\"x\":1},"), "\"x\" is not a token id", COX_INVALID},
+        {CHAT("\"logit_bias\":{\"\":1},"), "not a token id", COX_INVALID},
+        {CHAT("\"logit_bias\":{\"07\":1},"), "not a token id", COX_INVALID},
+        {CHAT("\"logit_bias\":{\"-1\":1},"), "not a token id", COX_INVALID},
+        {CHAT("\"logit_bias\":{\"99999999999999999999\":1},"), "not a token id", COX_INVALID},
+        {CHAT("\"logit_bias\":{\"5\":100.5},"), "-100 to 100", COX_INVALID},
+        {CHAT("\"logit_bias\":{\"5\":\"1\"},"), "token 5", COX_INVALID},
         {CHAT("\"response_format\":{\"type\":\"json_object\"},"), "response_format", COX_UNSUPPORTED},
-        {CHAT("\"presence_penalty\":0.5,"), "presence_penalty", COX_UNSUPPORTED},
+        {CHAT("\"presence_penalty\":\"0.5\","), "presence_penalty", COX_BAD_FILE},
         {CHAT("\"prompt\":\"x\","), "unknown key \"prompt\"; the keys are model, messages", COX_BAD_FILE},
         {CHAT("\"temprature\":1,"), "unknown key \"temprature\"", COX_BAD_FILE},
         {CHAT("\"temperature\":\"hot\","), "temperature", COX_BAD_FILE},
@@ -142,7 +165,7 @@ static void test_bad_lines_are_named(void **state)
         {CHAT("\"top_logprobs\":3,"), "logprobs", COX_INVALID},
         {CHAT("\"logprobs\":true,\"top_logprobs\":21,"), "top_logprobs", COX_BAD_FILE},
         {COMPLETION("\"logprobs\":true,"), "logprobs", COX_BAD_FILE},
-        {COMPLETION("\"echo\":true,"), "echo", COX_UNSUPPORTED},
+        {COMPLETION("\"echo\":1,"), "echo", COX_BAD_FILE},
         {COMPLETION("\"best_of\":2,"), "best_of", COX_UNSUPPORTED},
         {CHAT("\"steering\":\"plan.json\","), "steering", COX_BAD_FILE},
         {CHAT("\"steering\":[],"), "steering", COX_BAD_FILE},
@@ -164,7 +187,7 @@ static void test_a_bad_body_keeps_the_custom_id(void **state)
 {
     (void)state;
     cox_status status;
-    cox_request *request = read_line(CHAT("\"n\":2,"), &status);
+    cox_request *request = read_line(CHAT("\"functions\":[1],"), &status);
     assert_string_equal(request->custom_id, "q1");
     cox_record *record = cox_record_create(request);
     assert_int_equal(cox_record_set_error(record, status, "no"), COX_OK);
@@ -249,11 +272,83 @@ static void test_an_answer_as_a_line(void **state)
     cox_request_destroy(request);
 }
 
+static Cox__TokenLogprob *logprob_of(const char *text, float value)
+{
+    Cox__TokenLogprob *entry = malloc(sizeof *entry);
+    assert_non_null(entry);
+    cox__token_logprob__init(entry);
+    entry->token = malloc(sizeof *entry->token);
+    assert_non_null(entry->token);
+    cox__token_choice__init(entry->token);
+    entry->token->logprob = value;
+    entry->token->token = (ProtobufCBinaryData){.len = strlen(text), .data = (uint8_t *)strdup(text)};
+    return entry;
+}
+
+/* One of a completion's answers: one token. */
+static cox_record *answer_of(const cox_request *request, const char *text, float value, const char *digest)
+{
+    cox_record *record = cox_record_create(request);
+    assert_int_equal(cox_request_set(&record->text, text), COX_OK);
+    assert_int_equal(cox_request_set(&record->finish_reason, "length"), COX_OK);
+    assert_int_equal(cox_request_set(&record->digest, digest), COX_OK);
+    record->n_prompt = 2;
+    record->n_generated = 1;
+    record->has_logprobs = true;
+    record->logprobs = calloc(1, sizeof(Cox__TokenLogprob *));
+    assert_non_null(record->logprobs);
+    record->logprobs[record->n_logprobs++] = logprob_of(text, value);
+    return record;
+}
+
+/* Several answers with the prompt's echo before each: usage counts the prompt once. */
+static void test_echo_and_several_answers_as_a_line(void **state)
+{
+    (void)state;
+    cox_status status;
+    cox_request *request = read_line(COMPLETION("\"echo\":true,\"n\":2,"), &status);
+    cox_record *record = answer_of(request, "d", -2.0f, "d0");
+    record->others = calloc(1, sizeof(cox_record *));
+    record->prompt_logprobs = calloc(2, sizeof(Cox__TokenLogprob *));
+    record->prompt_offsets = calloc(2, sizeof(int32_t));
+    assert_true(record->others && record->prompt_logprobs && record->prompt_offsets);
+    record->others[record->n_others++] = answer_of(request, "e", -4.0f, "d1");
+    record->has_echo = true;
+    assert_int_equal(cox_request_set(&record->prompt_text, "\xc3\xa4 b"), COX_OK);
+    record->prompt_logprobs[record->n_prompt_logprobs++] = logprob_of("\xc3\xa4", 0);
+    record->prompt_logprobs[record->n_prompt_logprobs++] = logprob_of(" b", -0.5f);
+    record->prompt_offsets[1] = 1;
+    record->n_prompt_offsets = 2;
+    json_t *line = cox_record_to_batch_line(record, 5, "m");
+    json_t *body = json_object_get(json_object_get(line, "response"), "body");
+    assert_null(json_object_get(body, "coxswain"));
+    char *text = json_dumps(json_object_get(body, "choices"), JSON_COMPACT);
+    assert_string_equal(text, "[{\"index\":0,\"finish_reason\":\"length\",\"text\":\"\xc3\xa4 "
+                              "bd\",\"logprobs\":{\"tokens\":[\"\xc3\xa4\",\" "
+                              "b\",\"d\"],\"token_logprobs\":[null,-0.5,-2.0],\"top_logprobs\":[null,{},{}],"
+                              "\"text_offset\":[0,1,3]},"
+                              "\"coxswain\":{\"logits_digest\":\"d0\"}},"
+                              "{\"index\":1,\"finish_reason\":\"length\",\"text\":\"\xc3\xa4 "
+                              "be\",\"logprobs\":{\"tokens\":[\"\xc3\xa4\",\" "
+                              "b\",\"e\"],\"token_logprobs\":[null,-0.5,-4.0],\"top_logprobs\":[null,{},{}],"
+                              "\"text_offset\":[0,1,3]},"
+                              "\"coxswain\":{\"logits_digest\":\"d1\"}}]");
+    free(text);
+    text = json_dumps(json_object_get(body, "usage"), JSON_COMPACT);
+    assert_string_equal(text, "{\"prompt_tokens\":2,\"completion_tokens\":2,\"total_tokens\":4,"
+                              "\"prompt_tokens_details\":{\"cached_tokens\":0}}");
+    free(text);
+    json_decref(line);
+    cox_record_destroy(record);
+    cox_request_destroy(request);
+}
+
 static void test_mail_there_and_back(void **state)
 {
     (void)state;
     cox_status status;
-    cox_request *request = read_line(CHAT("\"stop\":[\"A\"],\"seed\":77,\"top_k\":3,"), &status);
+    cox_request *request = read_line(
+        CHAT("\"stop\":[\"A\"],\"seed\":77,\"top_k\":3,\"n\":4,\"logit_bias\":{\"9\":-2},"), &status);
     assert_int_equal(status, COX_OK);
     void *data = NULL;
     size_t n = 0;
@@ -265,6 +360,8 @@ static void test_mail_there_and_back(void **state)
     assert_string_equal(mail->request->messages[0]->content, "hi");
     assert_string_equal(mail->request->stop[0], "A");
     assert_true(mail->request->sampling->seed == 77 && mail->request->sampling->n_logprobs == -1);
+    assert_int_equal(mail->request->n_choices, 4);
+    assert_int_equal(mail->request->sampling->logit_bias[0]->id, 9);
     cox_mail_destroy(mail);
 
     cox_record *record = cox_record_create(request);
@@ -377,6 +474,7 @@ int main(void)
         cmocka_unit_test(test_a_bad_body_keeps_the_custom_id),
         cmocka_unit_test(test_a_broken_line_keeps_the_custom_id),
         cmocka_unit_test(test_an_answer_as_a_line),
+        cmocka_unit_test(test_echo_and_several_answers_as_a_line),
         cmocka_unit_test(test_mail_there_and_back),
         cmocka_unit_test(test_steering_there_and_back),
         cmocka_unit_test(test_hits_in_a_line),

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include <glob.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,10 @@ static struct {
     int n_plans;
     cox_steer_hits hits[2]; /* what its result says */
     bool has_routes;
+    cox_sampling samplings[8];
+    bool wants_logits[8];
+    const float *prompt_logits; /* [vocab_size] after every token of the prompt */
+    int breaks_at;              /* the sequence of this number ends in an error; 0: none */
 } said;
 
 cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const cox_trunk_weights *trunk,
@@ -62,6 +67,9 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
         said.n_plans++;
     }
     said.has_routes = request->wants_routes;
+    said.samplings[said.n_sequences] = request->sampling;
+    said.wants_logits[said.n_sequences] = request->wants_logits;
+    if (request->wants_logits) assert_int_equal(request->logits_end, request->n_prompt);
     said.n_prompt = request->n_prompt;
     said.ids[said.n_sequences] = request->id;
     said.n_most[said.n_sequences] = request->max_tokens;
@@ -71,7 +79,7 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
 
 static void end_sequence(cox_engine *engine, int32_t i, cox_finish finish)
 {
-    const cox_sequence_result result = {.finish = finish,
+    const cox_sequence_result result = {.finish = i > 0 && i == said.breaks_at ? COX_FINISH_ERROR : finish,
                                         .n_prompt = said.n_prompt,
                                         .n_generated = said.n_said[i],
                                         .digest = "d1",
@@ -90,6 +98,10 @@ cox_status cox_engine_step(cox_engine *engine)
     for (int32_t i = said.n_sequences - 1; i >= 0; i--) {
         int32_t n = said.n_said[i]++;
         bool is_over = n == (int32_t)said.script.n;
+        if (n == 0 && said.wants_logits[i]) {
+            for (int32_t p = 0; p < said.n_prompt; p++)
+                engine->events.on_logits(engine->events.context, said.ids[i], p, said.prompt_logits);
+        }
         const cox_traced_route routes[2] = {{n, 1, 2, 0.5f, 1}, {n + 1, 0, 1, 0.25f, 0}};
         if (said.has_routes) engine->events.on_routes(engine->events.context, said.ids[i], 2, n, routes);
         int32_t token = is_over ? 0 : said.script.ids[n]; /* 0 is the model's eos id below */
@@ -313,6 +325,108 @@ static cox_request *make_steered_request(void)
     return request;
 }
 
+/* Each answer has its own seed and text, and there is one record. */
+static void test_several_answers_make_one_record(void **state)
+{
+    (void)state;
+    heard h;
+    cox_request *request = make_steered_request();
+    request->n_choices = 3;
+    request->max_tokens = 3;
+    request->wants_text = 0;
+    request->wants_routes = 1;
+    request->sampling->seed = 7;
+    request->sampling->presence_penalty = 0.5f;
+    assert_int_equal(cox_request_set(&request->routes_file, "dir.x/line-1.safetensors"), COX_OK);
+    memset(&h, 0, sizeof h);
+    said.n_sequences = said.n_plans = 0;
+    cox_session *session = open_session(&h, NULL);
+    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_n_requests(session), 1);
+    assert_int_equal(said.n_sequences, 3);
+    assert_int_equal(said.n_plans, 3);
+    for (int32_t i = 0; i < 3; i++) {
+        assert_true(said.samplings[i].seed == cox_sampling_seed_of(7, i));
+        assert_true(said.samplings[i].presence_penalty > 0.49f);
+    }
+    while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
+    cox_session_destroy(session);
+    assert_int_equal(h.n_records, 1);
+    assert_int_equal(h.record->n_others, 2);
+    assert_int_equal(cox_record_n_generated(h.record), 9);
+    assert_string_equal(h.record->routes_file, "dir.x/line-1.safetensors");
+    assert_string_equal(h.record->others[1]->routes_file, "dir.x/line-1.2.safetensors");
+    for (size_t i = 0; i < 2; i++) {
+        assert_string_equal(h.record->others[i]->text, h.record->text);
+        assert_non_null(h.record->others[i]->steering);
+        assert_non_null(h.record->others[i]->routes);
+    }
+    cox_record_destroy(h.record);
+}
+
+/* Complete or not at all: one failed answer is the request's failure. */
+static void test_one_failed_answer_fails_the_request(void **state)
+{
+    (void)state;
+    heard h = {0};
+    cox_request *request = make_request(NULL);
+    request->n_choices = 3;
+    request->max_tokens = 2;
+    request->wants_text = 0;
+    said.n_sequences = 0;
+    said.breaks_at = 1;
+    cox_session *session = open_session(&h, NULL);
+    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
+    cox_session_destroy(session);
+    said.breaks_at = 0;
+    assert_int_equal(h.n_records, 1);
+    assert_int_equal(h.record->status_code, 500);
+    assert_int_equal(h.record->n_others, 0);
+    cox_record_destroy(h.record);
+}
+
+static void test_echo(void **state)
+{
+    (void)state;
+    heard h;
+    int32_t vocab_size = model.vocab_size = cox_tokenizer_n_ids(tokenizer);
+    float *logits = calloc((size_t)vocab_size, sizeof *logits); /* all alike */
+    assert_non_null(logits);
+    said.prompt_logits = logits;
+    for (int is_broken = 0; is_broken < 2; is_broken++) {
+        cox_request *request = make_request(NULL);
+        request->max_tokens = 2;
+        request->echo = true;
+        request->sampling->n_logprobs = 1;
+        logits[vocab_size - 1] = is_broken ? NAN : 0;
+        memset(&h, 0, sizeof h);
+        said.n_sequences = 0;
+        cox_session *session = open_session(&h, NULL);
+        assert_int_equal(cox_session_submit(session, request), COX_OK);
+        while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
+        cox_session_destroy(session);
+        if (is_broken) {
+            assert_int_equal(h.record->status_code, 500);
+            assert_non_null(strstr(h.record->error_message, "not finite"));
+        } else {
+            assert_true(h.record->has_echo);
+            assert_string_equal(h.record->prompt_text, "hello");
+            assert_int_equal(h.record->n_prompt_logprobs, h.record->n_prompt);
+            assert_int_equal(h.record->n_prompt_offsets, h.record->n_prompt);
+            assert_true(h.record->n_prompt > 1);
+            for (size_t i = 1; i < h.record->n_prompt_logprobs; i++) {
+                const Cox__TokenLogprob *entry = h.record->prompt_logprobs[i];
+                assert_true(fabs((double)entry->token->logprob + log(vocab_size)) < 1e-6);
+                assert_int_equal(entry->n_top, 1);
+            }
+            assert_int_equal(h.record->n_logprobs, 2);
+        }
+        cox_record_destroy(h.record);
+    }
+    free(logits);
+}
+
 static void test_a_plan_reaches_the_engine_and_its_hits_the_record(void **state)
 {
     (void)state;
@@ -418,6 +532,9 @@ int main(void)
         cmocka_unit_test(test_texts_arrive_whole),
         cmocka_unit_test(test_stop_strings_span_tokens),
         cmocka_unit_test(test_a_stop_ends_the_sequence),
+        cmocka_unit_test(test_several_answers_make_one_record),
+        cmocka_unit_test(test_one_failed_answer_fails_the_request),
+        cmocka_unit_test(test_echo),
         cmocka_unit_test(test_lengths_and_logprobs),
         cmocka_unit_test(test_half_a_character_at_the_end),
         cmocka_unit_test(test_bad_requests_become_records),

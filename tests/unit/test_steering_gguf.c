@@ -17,7 +17,7 @@ static void import_control(const char *folder, const char *output)
     char path[300];
     snprintf(path, sizeof path, "%s/control.gguf", folder);
     cox_vector_file *file = NULL;
-    if (cox_gguf_read(&file, path) != COX_OK) fail_msg("%s", cox_status_message());
+    if (cox_vector_file_read(&file, path) != COX_OK) fail_msg("%s", cox_status_message());
     assert_int_equal(cox_vector_file_write(output, file->vectors, file->n), COX_OK);
     cox_vector_file_free(file);
 }

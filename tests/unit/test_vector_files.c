@@ -82,7 +82,7 @@ static void test_gguf(void **state)
 {
     (void)state;
     cox_vector_file *file = NULL;
-    assert_int_equal(cox_gguf_read(&file, GOLDENS "repeng.gguf"), COX_OK);
+    assert_int_equal(cox_vector_file_read(&file, GOLDENS "repeng.gguf"), COX_OK);
     assert_int_equal(file->n, 3);
     const cox_vector *v = cox_vector_find(file, "direction.2");
     check_row(v, "2");
@@ -94,26 +94,82 @@ static void test_gguf(void **state)
     same_bytes(path_of("again.gguf"), GOLDENS "repeng.gguf");
     cox_vector_file_free(file);
 
-    assert_int_equal(cox_gguf_read(&file, GOLDENS "block-0.gguf"),
+    assert_int_equal(cox_vector_file_read(&file, GOLDENS "block-0.gguf"),
                      COX_OK); /* repeng writes it, and we can say it */
     check_row(cox_vector_find(file, "direction.0"), "0");
     assert_int_equal(cox_gguf_write(path_of("no.gguf"), file->vectors, file->n, "x"), COX_UNSUPPORTED);
     assert_non_null(strstr(cox_status_message(), "direction.0"));
     cox_vector_file_free(file);
 
-    assert_int_equal(cox_gguf_read(&file, GOLDENS "glp-add.gguf"), COX_OK);
+    assert_int_equal(cox_vector_file_read(&file, GOLDENS "glp-add.gguf"), COX_OK);
     assert_string_equal(file->vectors[0].operation, "add");
     cox_vector_file_free(file);
-    assert_int_equal(cox_gguf_read(&file, GOLDENS "glp-project.gguf"), COX_OK);
+    assert_int_equal(cox_vector_file_read(&file, GOLDENS "glp-project.gguf"), COX_OK);
     assert_string_equal(file->vectors[0].operation, "ablate");
     check_row(&file->vectors[1], "2");
+    cox_vector_file_free(file);
+}
+
+/* Names as `direction` gives them, whatever the vectors are called: by site, layer, expert and position. */
+static void test_found_by_what_they_hold(void **state)
+{
+    (void)state;
+    static float row[WIDTH] = {1};
+#define VECTOR(called, at, l, e, from)                                                               \
+    {                                                                                                \
+        .name = called, .data = row, .width = WIDTH, .site = COX_SITE_##at, .layer = l, .expert = e, \
+        .provenance = from                                                                           \
+    }
+    const cox_vector vectors[] = {
+        VECTOR("resid_post.3", RESID_POST, 3, -1, "{\"made\": \"direction\", \"position\": \"last\"}"),
+        VECTOR("resid_post.4", RESID_POST, 4, -1, "{\"made\": \"direction\", \"position\": \"mean\"}"),
+        VECTOR("expert_out.2.7", EXPERT_OUT, 2, 7, "{\"made\": \"direction\", \"position\": \"-2\"}"),
+        VECTOR("moe_out.1@-1", MOE_OUT, 1, -1, "{\"made\": \"direction\", \"position\": \"-1\"}"),
+        VECTOR("moe_out.2@-1", MOE_OUT, 2, -1, "{\"made\": \"direction\", \"position\": \"-1\"}"),
+        VECTOR("moe_out.2@-2", MOE_OUT, 2, -1, "{\"made\": \"direction\", \"position\": \"-2\"}"),
+        VECTOR("mine", RESID_MID, 5, -1, NULL),
+        VECTOR("resid_pre.6", RESID_PRE, 1, -1, NULL), /* a name that lies: names come first */
+    };
+#undef VECTOR
+    static const struct {
+        const char *asked, *found, *message;
+    } cases[] = {
+        {"resid_post.3", "resid_post.3", NULL},
+        {"resid_post.3@-1", "resid_post.3", NULL},
+        {"resid_post.3@-2", NULL, "of this place it has \"resid_post.3\", which was made at position -1"},
+        {"resid_post.4@-1", NULL, "made at position mean"},
+        {"resid_post.4@mean", "resid_post.4", NULL},
+        {"expert_out.2.7@-2", "expert_out.2.7", NULL},
+        {"expert_out.2@-2", NULL, "holds no vector \"expert_out.2@-2\"; the first of its 8"},
+        {"expert_out.2.8@-2", NULL, "holds no vector"},
+        {"moe_out.1", "moe_out.1@-1", NULL},
+        {"moe_out.2", NULL, "may be \"moe_out.2@-1\" or \"moe_out.2@-2\""},
+        {"moe_out.2@-2", "moe_out.2@-2", NULL},
+        {"resid_mid.5", "mine", NULL},
+        {"resid_mid.5@-1", NULL, "does not say at which position"},
+        {"resid_mid.05", NULL, "holds no vector"},
+        {"resid_mid.5.", NULL, "holds no vector"},
+        {"resid_mid.5x", NULL, "holds no vector"},
+        {"resid_pre.6", "resid_pre.6", NULL},
+        {"resid_pre.1", "resid_pre.6", NULL},
+    };
+    cox_vector_file *file = NULL;
+    assert_int_equal(cox_vector_file_write(path_of("held.safetensors"), vectors, 8), COX_OK);
+    assert_int_equal(cox_vector_file_read(&file, path_of("held.safetensors")), COX_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const cox_vector *v = cox_vector_find(file, cases[i].asked);
+        if (v ? !cases[i].found || strcmp(v->name, cases[i].found) != 0 : cases[i].found != NULL)
+            fail_msg("%s gave %s (%s)", cases[i].asked, v ? v->name : "nothing", cox_status_message());
+        if (!v && !strstr(cox_status_message(), cases[i].message))
+            fail_msg("%s: %s", cases[i].asked, cox_status_message());
+    }
     cox_vector_file_free(file);
 }
 
 static void refused_gguf(const char *path, cox_status wanted, const char *words)
 {
     cox_vector_file *file = NULL;
-    assert_int_equal(cox_gguf_read(&file, path), wanted);
+    assert_int_equal(cox_vector_file_read(&file, path), wanted);
     if (!strstr(cox_status_message(), words)) fail_msg("%s says %s", path, cox_status_message());
 }
 
@@ -145,7 +201,8 @@ static void test_gguf_refusals(void **state)
     refused_gguf(GOLDENS "glp-hook.gguf", COX_UNSUPPORTED, "\"glp.hook_point\" is \"mlp_output\"");
     refused_gguf(GOLDENS "glp-no-hook.gguf", COX_UNSUPPORTED, "\"glp.hook_point\" is missing");
     refused_gguf(GOLDENS "glp-one-based.gguf", COX_UNSUPPORTED, "layer_ids_zero_based");
-    refused_gguf(GOLDENS "plain.safetensors", COX_BAD_FILE, "is not a GGUF file");
+    write_text(path_of("text.gguf"), "a text", 6);
+    refused_gguf(path_of("text.gguf"), COX_BAD_FILE, "is not a GGUF file");
     refused_gguf(path_of("none.gguf"), COX_NOT_FOUND, "cannot open");
     const char *const repeng = GOLDENS "repeng.gguf";
     refused_gguf(patched(repeng, "GGUF\3", "GGUF\1", 5), COX_BAD_FILE, "version 1");
@@ -326,10 +383,14 @@ static void test_tokenizer_fingerprint(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stated),          cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_gguf_refusals),   cmocka_unit_test(test_export_refusals),
-        cmocka_unit_test(test_vector_refusals), cmocka_unit_test(test_raw),
-        cmocka_unit_test(test_writing),         cmocka_unit_test(test_tokenizer_fingerprint)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stated),
+                                       cmocka_unit_test(test_gguf),
+                                       cmocka_unit_test(test_found_by_what_they_hold),
+                                       cmocka_unit_test(test_gguf_refusals),
+                                       cmocka_unit_test(test_export_refusals),
+                                       cmocka_unit_test(test_vector_refusals),
+                                       cmocka_unit_test(test_raw),
+                                       cmocka_unit_test(test_writing),
+                                       cmocka_unit_test(test_tokenizer_fingerprint)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
