@@ -134,12 +134,16 @@ static cox_status begin_moe(cox_engine *engine, int32_t layer, int32_t s)
 {
     cox__slot *slot = &engine->slots[s];
     const cox_layer_weights *w = &engine->trunk->layers[layer];
+    cox_stage_enter(&engine->clock, &engine->counters.router_s);
     norm_rows(engine, slot, w->post_norm);
     route_rows(engine, layer, slot, w);
+    cox_stage_enter(&engine->clock, NULL); /* the exchange has counters of its own */
     cox_status status = cox__observe_counterfactual(engine, layer, s);
     if (status != COX_OK) return status;
+    cox_stage_enter(&engine->clock, &engine->counters.router_s);
     cox_dispatch_plan_build(slot->plan, engine->placement, layer, slot->experts, slot->end - slot->first);
     if (engine->batch.has_traces) trace_routes(engine, layer, slot);
+    cox_stage_enter(&engine->clock, NULL);
     return cox_exchange_dispatch_begin(engine->exchange, s, layer, slot->plan, engine->normed);
 }
 
@@ -147,10 +151,12 @@ static cox_status end_moe(cox_engine *engine, int32_t layer, int32_t s)
 {
     const cox__slot *slot = &engine->slots[s];
     const float *replies;
+    cox_stage_enter(&engine->clock, NULL);
     cox_status status = cox_exchange_dispatch_end(engine->exchange, s);
     if (status == COX_OK) status = cox_exchange_combine_begin(engine->exchange, s);
     if (status == COX_OK) status = cox_exchange_combine_end(engine->exchange, s, &replies);
     if (status != COX_OK) return status;
+    cox_stage_enter(&engine->clock, &engine->counters.combine_s);
     size_t d_model = (size_t)engine->model->d_model;
     float *x = slot_x(engine, slot);
 #pragma omp parallel for schedule(static) if (slot->end - slot->first >= 8)
@@ -171,6 +177,7 @@ static void dense_ffn(cox_engine *engine, int32_t layer, const cox__slot *slot)
     const cox_ffn_weights *w = &layer_weights->dense;
     size_t d_model = (size_t)model->d_model, d_dense = (size_t)model->d_dense;
     int32_t n_rows = slot->end - slot->first;
+    cox_stage_enter(&engine->clock, &engine->counters.router_s);
     norm_rows(engine, slot, layer_weights->post_norm);
     cox_matmul_job gate = {.y = engine->gate,
                            .y_stride = d_dense,
@@ -226,6 +233,7 @@ cox_status cox__layers(cox_engine *engine, int32_t n_slots)
             if (slot->end == slot->first)
                 continue; /* its rows start further up: nobody is asked for anything */
             cox_cluster_keepalive(engine->cluster, "computing attention");
+            cox_stage_enter(&engine->clock, &engine->counters.attention_s);
             cox__attention(engine, l, slot);
             if (slot->end == slot->first) continue; /* only keys and values were wanted */
             if (model->layers[l].is_moe) {

@@ -158,8 +158,11 @@ static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const c
 void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
                 size_t stride)
 {
+    if (!engine->batch.has_steering && !engine->batch.has_observations) return;
+    double *before_s = cox_stage_enter(&engine->clock, &engine->counters.steering_s);
     if (engine->batch.has_steering) steer_rows(engine, site, layer, slot, rows, stride);
     cox__observe(engine, site, layer, slot, rows, stride);
+    cox_stage_enter(&engine->clock, before_s);
 }
 
 bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t i, float *logits,
