@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/clean_layer.h"
+#include "coordinator/clean_layer.h"
 #include "coordinator/engine.h"
 #include "steering/metrics.h"
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#include "cli/clean_layer.h"
+#include "coordinator/clean_layer.h"
 #include "steering/row_tag.h"
 #include "worker/worker.h"
 

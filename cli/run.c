@@ -306,24 +306,6 @@ cox_status cox_run_finish(cox_run *run, cox_status mine)
     return status;
 }
 
-static void add_counters(cox_counters *sum, const cox_counters *more)
-{
-    sum->rows_served += more->rows_served;
-    sum->routes_served += more->routes_served;
-    sum->steps += more->steps;
-    sum->rows_computed += more->rows_computed;
-    sum->rows_restarted += more->rows_restarted;
-    sum->layer_rows += more->layer_rows;
-    sum->layer_rows_saved += more->layer_rows_saved;
-    sum->layer_rows_shared += more->layer_rows_shared;
-    sum->layer_rows_kv += more->layer_rows_kv;
-    sum->bytes_sent += more->bytes_sent;
-    sum->bytes_received += more->bytes_received;
-    sum->compute_s += more->compute_s;
-    sum->wait_s += more->wait_s;
-    sum->transfer_s += more->transfer_s;
-}
-
 static void print_ranks(cox_run *run)
 {
     cox_rank_row mine = {.is_coordinator = cox_cluster_is_coordinator(run->cluster),
@@ -332,7 +314,7 @@ static void print_ranks(cox_run *run)
                          .resident_bytes = run->resident_bytes,
                          .counters = run->counters};
     snprintf(mine.host, sizeof mine.host, "%s", cox_cluster_host(run->cluster));
-    add_counters(&mine.counters, cox_exchange_counters(run->exchange));
+    cox_counters_add(&mine.counters, cox_exchange_counters(run->exchange));
     void *all = NULL;
     size_t *offsets = NULL;
     cox_status status = cox_cluster_gather(run->cluster, &mine, sizeof mine, &all, &offsets);

@@ -5,6 +5,22 @@
 
 #include "base/progress.h"
 
+static void print_stages(FILE *file, const cox_rank_row *rows, int32_t n)
+{
+    fprintf(file, "%4s ", "rank");
+#define X(name, what) fprintf(file, " %9s", #name);
+    COX_STAGE_LIST(X)
+#undef X
+    fputs("   (seconds)\n", file);
+    for (int32_t r = 0; r < n; r++) {
+        fprintf(file, "%4d ", r);
+#define X(name, what) fprintf(file, " %9.3f", rows[r].counters.name##_s);
+        COX_STAGE_LIST(X)
+#undef X
+        fputc('\n', file);
+    }
+}
+
 void cox_table_print_ranks(FILE *file, const cox_rank_row *rows, int32_t n, const char *exchange,
                            const char *kernels, int32_t n_threads)
 {
@@ -23,7 +39,8 @@ void cox_table_print_ranks(FILE *file, const cox_rank_row *rows, int32_t n, cons
         fprintf(file,
                 "%4d  %-16.16s %-12s %8d %11s %11s %12" PRIu64 " %13" PRIu64 " %8.1f %10.2f %10.2f %10.2f\n",
                 r, row->host, role, row->n_experts, resident, predicted, row->counters.rows_served,
-                row->counters.rows_computed, all > 0 ? 100 * known / all : 0, row->counters.compute_s,
-                row->counters.wait_s, row->counters.transfer_s);
+                row->counters.rows_computed, all > 0 ? 100 * known / all : 0,
+                cox_counters_compute_s(&row->counters), row->counters.wait_s, row->counters.dispatch_s);
     }
+    print_stages(file, rows, n);
 }

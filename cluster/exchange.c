@@ -315,7 +315,7 @@ static cox_status compute(cox_exchange *x, const cox_work *work)
     cox_cluster_keepalive(x->cluster, "computing experts");
     double begin_s = cox_now_s();
     cox_status status = x->options.host(x->options.host_context, work);
-    x->counters.compute_s += cox_now_s() - begin_s;
+    x->counters.experts_s += cox_now_s() - begin_s;
     x->counters.rows_served += (uint64_t)work->n_rows;
     x->counters.routes_served += (uint64_t)work->n_routes;
     return status;
@@ -436,7 +436,7 @@ cox_status cox_exchange_dispatch_begin(cox_exchange *x, int32_t slot_index, int3
     slot->segments[x->n_destinations] = (int32_t)at;
     slot->has_own = x->own >= 0 && slot->segments[x->own + 1] > slot->segments[x->own];
     x->backend->dispatch(x, slot_index);
-    x->counters.transfer_s += cox_now_s() - begin_s;
+    x->counters.dispatch_s += cox_now_s() - begin_s;
     return COX_OK;
 }
 
@@ -476,7 +476,7 @@ static void blame_coordinators(const cox_exchange *x)
 static void await(cox_exchange *x, int32_t slot)
 {
     if (x->backend->is_answered(x, slot)) return;
-    double begin_s = cox_now_s(), compute_s = x->counters.compute_s;
+    double begin_s = cox_now_s(), experts_s = x->counters.experts_s;
     cox__wait wait;
     cox__wait_begin(x->cluster, &wait);
     x->cluster->pulse.what = "waiting for the outputs of experts";
@@ -488,7 +488,7 @@ static void await(cox_exchange *x, int32_t slot)
             x->backend->blame(x, slot, &wait);
         }
     }
-    x->counters.wait_s += cox_now_s() - begin_s - (x->counters.compute_s - compute_s);
+    x->counters.wait_s += cox_now_s() - begin_s - (x->counters.experts_s - experts_s);
 }
 
 /* The first failure in the replies becomes this rank's status; the texts of all are taken in. */

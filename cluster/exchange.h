@@ -114,8 +114,8 @@ cox_status cox_exchange_serve(cox_exchange *exchange);
  * were dispatched and not combined are waited for. */
 cox_status cox_exchange_finish(cox_exchange *exchange, cox_status status);
 
-/* This rank's sums so far: rows and routes served, bytes, compute_s of the host function, wait_s for replies
- * or for rows, transfer_s for packing and starting messages. */
+/* This rank's sums so far: rows and routes served, bytes, experts_s of the host function, wait_s for replies
+ * or for rows, dispatch_s for packing and starting messages. */
 const cox_counters *cox_exchange_counters(const cox_exchange *exchange);
 
 #endif

@@ -516,7 +516,9 @@ static void use_all_logits(cox_engine *engine)
         int32_t n =
             batch->n_logit_rows - first < COX__HEAD_ROWS ? batch->n_logit_rows - first : COX__HEAD_ROWS;
         cox_cluster_keepalive(engine->cluster, "computing logits");
+        cox_stage_enter(&engine->clock, &engine->counters.head_s);
         cox__head(engine, batch->logit_rows + first, n);
+        cox_stage_enter(&engine->clock, &engine->counters.sample_s);
         for (int32_t i = 0; i < n; i++) {
             use_logits(engine, batch->logit_rows[first + i],
                        engine->logits + (size_t)i * (size_t)engine->model->vocab_size);
@@ -537,13 +539,11 @@ static void advance_sequences(cox_engine *engine)
     }
 }
 
-cox_status cox_engine_step(cox_engine *engine)
+/* Schedule, embed, layers, head, sample, report. */
+static cox_status run_step(cox_engine *engine)
 {
-    if (cox_engine_n_sequences(engine) == 0) return COX_OK;
-    double start = cox_now_s();
-    const cox_counters *exchange = cox_exchange_counters(engine->exchange);
-    double away = exchange->wait_s + exchange->transfer_s;
-
+    cox_counters *counters = &engine->counters;
+    cox_stage_enter(&engine->clock, &counters->schedule_s);
     cox__schedule(engine);
     cox__steer_begin_step(engine);
     cox_status status = cox__steering_send(engine);
@@ -551,13 +551,22 @@ cox_status cox_engine_step(cox_engine *engine)
     int32_t n_slots = 0;
     while (n_slots < engine->options.n_slots && cox__slot_n_rows(engine, &engine->slots[n_slots]) > 0)
         n_slots++;
+    cox_stage_enter(&engine->clock, &counters->embed_s);
     cox__embed(engine);
     status = cox__layers(engine, n_slots);
     if (status != COX_OK) return status;
-    engine->counters.rows_computed += (uint64_t)engine->batch.n_rows;
-    engine->counters.steps++;
+    counters->rows_computed += (uint64_t)engine->batch.n_rows;
+    counters->steps++;
+    cox_stage_enter(&engine->clock, &counters->schedule_s);
     advance_sequences(engine);
     use_all_logits(engine);
-    engine->counters.compute_s += cox_now_s() - start - (exchange->wait_s + exchange->transfer_s - away);
     return COX_OK;
+}
+
+cox_status cox_engine_step(cox_engine *engine)
+{
+    if (cox_engine_n_sequences(engine) == 0) return COX_OK;
+    cox_status status = run_step(engine);
+    cox_stage_enter(&engine->clock, NULL);
+    return status;
 }

@@ -93,6 +93,7 @@ struct cox_engine {
     cox_engine_events events;
     cox_arena *arena;
     cox_counters counters;
+    cox_stage_clock clock; /* of the thread that runs the steps */
 
     /* scheduler */
     cox__sequence **running; /* [max_sequences] in order of admission */

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "coordinator/combine.h"
 #include "coordinator/internal.h"
 
 static float *slot_x(const cox_engine *engine, const cox__slot *slot)
@@ -90,30 +91,40 @@ static void route_rows(cox_engine *engine, int32_t layer, cox__slot *slot, const
     cox__observe(engine, COX_SITE_ROUTER_LOGITS, layer, slot, engine->router_logits, n_experts);
 }
 
-/* x += sum of gate weight times expert output, in ascending expert id: acc = fma(g_e, y_e, acc); a plan's
- * terms for an expert come right after its place. */
-static void combine_row(cox_engine *engine, int32_t layer, const cox__slot *slot, int32_t i,
-                        const float *replies, float *x)
+/* The row's routes in ascending expert id, and where their outputs stand in the replies. */
+static void list_outputs(const cox_engine *engine, const cox__slot *slot, int32_t i, const float *replies,
+                         cox__combine_row *row)
 {
-    int32_t d_model = engine->model->d_model, top_k = engine->model->router.top_k;
+    const int32_t top_k = row->top_k;
     const cox_route *routes = slot->routes + (size_t)i * (size_t)top_k;
-    float *sum = engine->projected + (size_t)i * (size_t)d_model;
-    memset(sum, 0, (size_t)d_model * sizeof *sum);
-    bool has_terms = cox__steer_has_terms(engine, layer, slot->first + i);
-    int32_t last = -1;
-    for (int32_t n = 0; n < top_k; n++) {
+    for (int32_t n = 0, last = -1; n < top_k; n++) {
         int32_t next = -1; /* the choice with the lowest expert above the last one */
         for (int32_t j = 0; j < top_k; j++) {
             if (routes[j].expert > last && (next < 0 || routes[j].expert < routes[next].expert)) next = j;
         }
-        if (has_terms) cox__steer_terms(engine, layer, slot, i, last + 1, routes[next].expert, false, sum);
         last = routes[next].expert;
         size_t reply = (size_t)slot->plan->reply_index[(size_t)i * (size_t)top_k + (size_t)next];
-        cox_axpy(engine->kernels, sum, routes[next].weight, replies + reply * engine->row_width, d_model);
-        if (has_terms) cox__steer_terms(engine, layer, slot, i, last, last + 1, true, sum);
+        row->experts[n] = last;
+        row->weights[n] = routes[next].weight;
+        row->outputs[n] = replies + reply * engine->row_width;
     }
-    if (has_terms)
-        cox__steer_terms(engine, layer, slot, i, last + 1, engine->model->router.n_experts, false, sum);
+}
+
+/* x += what the experts of the slot's row i gave. */
+static void combine_row(cox_engine *engine, int32_t layer, const cox__slot *slot, int32_t i,
+                        const float *replies, float *x)
+{
+    int32_t d_model = engine->model->d_model, n_experts = engine->model->router.n_experts;
+    float *sum = engine->projected + (size_t)i * (size_t)d_model;
+    cox__combine_row row = {.kernels = engine->kernels,
+                            .d_model = d_model,
+                            .n_experts = n_experts,
+                            .top_k = engine->model->router.top_k};
+    cox__steer_counter counter;
+    list_outputs(engine, slot, i, replies, &row);
+    row.plan = cox__steer_terms(engine, layer, slot->first + i, &counter, &row.place, &row.watch);
+    row.probabilities = slot->probabilities + (size_t)i * (size_t)n_experts;
+    cox__combine(&row, sum);
     cox__steer_collect(engine, layer, slot, i, replies);
     cox__steer_row(engine, COX_SITE_MOE_OUT, layer, slot->first + i, sum);
     cox_add(engine->kernels, x, sum, d_model);
@@ -123,12 +134,16 @@ static cox_status begin_moe(cox_engine *engine, int32_t layer, int32_t s)
 {
     cox__slot *slot = &engine->slots[s];
     const cox_layer_weights *w = &engine->trunk->layers[layer];
+    cox_stage_enter(&engine->clock, &engine->counters.router_s);
     norm_rows(engine, slot, w->post_norm);
     route_rows(engine, layer, slot, w);
+    cox_stage_enter(&engine->clock, NULL); /* the exchange has counters of its own */
     cox_status status = cox__observe_counterfactual(engine, layer, s);
     if (status != COX_OK) return status;
+    cox_stage_enter(&engine->clock, &engine->counters.router_s);
     cox_dispatch_plan_build(slot->plan, engine->placement, layer, slot->experts, slot->end - slot->first);
     if (engine->batch.has_traces) trace_routes(engine, layer, slot);
+    cox_stage_enter(&engine->clock, NULL);
     return cox_exchange_dispatch_begin(engine->exchange, s, layer, slot->plan, engine->normed);
 }
 
@@ -136,10 +151,12 @@ static cox_status end_moe(cox_engine *engine, int32_t layer, int32_t s)
 {
     const cox__slot *slot = &engine->slots[s];
     const float *replies;
+    cox_stage_enter(&engine->clock, NULL);
     cox_status status = cox_exchange_dispatch_end(engine->exchange, s);
     if (status == COX_OK) status = cox_exchange_combine_begin(engine->exchange, s);
     if (status == COX_OK) status = cox_exchange_combine_end(engine->exchange, s, &replies);
     if (status != COX_OK) return status;
+    cox_stage_enter(&engine->clock, &engine->counters.combine_s);
     size_t d_model = (size_t)engine->model->d_model;
     float *x = slot_x(engine, slot);
 #pragma omp parallel for schedule(static) if (slot->end - slot->first >= 8)
@@ -160,6 +177,7 @@ static void dense_ffn(cox_engine *engine, int32_t layer, const cox__slot *slot)
     const cox_ffn_weights *w = &layer_weights->dense;
     size_t d_model = (size_t)model->d_model, d_dense = (size_t)model->d_dense;
     int32_t n_rows = slot->end - slot->first;
+    cox_stage_enter(&engine->clock, &engine->counters.router_s);
     norm_rows(engine, slot, layer_weights->post_norm);
     cox_matmul_job gate = {.y = engine->gate,
                            .y_stride = d_dense,
@@ -215,6 +233,7 @@ cox_status cox__layers(cox_engine *engine, int32_t n_slots)
             if (slot->end == slot->first)
                 continue; /* its rows start further up: nobody is asked for anything */
             cox_cluster_keepalive(engine->cluster, "computing attention");
+            cox_stage_enter(&engine->clock, &engine->counters.attention_s);
             cox__attention(engine, l, slot);
             if (slot->end == slot->first) continue; /* only keys and values were wanted */
             if (model->layers[l].is_moe) {

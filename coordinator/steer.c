@@ -101,10 +101,15 @@ void cox__steer_borrow(cox_engine *engine, cox__sequence *s)
     s->n_noted = s->table.n_ready;
 }
 
-static bool in_scope(const cox_engine *engine, const cox_intervention *v, int32_t row)
+static cox_row_place place_of(const cox_engine *engine, int32_t layer, int32_t row)
 {
-    return cox_positions_contain(&v->positions, engine->batch.positions[row],
-                                 sequence_of(engine, row)->request.n_prompt);
+    return (cox_row_place){layer, engine->batch.positions[row], sequence_of(engine, row)->request.n_prompt};
+}
+
+static void count_seen(void *context, int32_t intervention, int32_t expert, float there, float added)
+{
+    const cox__steer_counter *counter = context;
+    count(counter->engine, counter->row, intervention, counter->layer, expert, there, added);
 }
 
 void cox__steer_begin_step(cox_engine *engine)
@@ -132,15 +137,10 @@ void cox__steer_row(cox_engine *engine, cox_site site, int32_t layer, int32_t ro
 {
     const cox__steering *steering = sequence_of(engine, row)->steering;
     if (!has_site(steering, layer, site)) return;
-    int32_t n;
-    const int32_t *list = cox_plan_at(steering->plan, layer, site, &n);
-    for (int32_t i = 0; i < n; i++) {
-        const cox_intervention *v = &steering->plan->interventions[list[i]];
-        if (!in_scope(engine, v, row)) continue;
-        cox_steer_effect effect;
-        cox_intervention_apply(v, engine->kernels, h, thread_scratch(engine), &effect);
-        if (effect.was_applied) count(engine, row, list[i], layer, -1, effect.norm_there, effect.norm_added);
-    }
+    cox__steer_counter counter = {engine, layer, row};
+    const cox_row_place place = place_of(engine, layer, row);
+    cox_stack_apply(steering->plan, &place, site, engine->kernels, h, thread_scratch(engine),
+                    (cox_steer_watch){count_seen, &counter});
 }
 
 static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
@@ -158,8 +158,11 @@ static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const c
 void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
                 size_t stride)
 {
+    if (!engine->batch.has_steering && !engine->batch.has_observations) return;
+    double *before_s = cox_stage_enter(&engine->clock, &engine->counters.steering_s);
     if (engine->batch.has_steering) steer_rows(engine, site, layer, slot, rows, stride);
     cox__observe(engine, site, layer, slot, rows, stride);
+    cox_stage_enter(&engine->clock, before_s);
 }
 
 bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t i, float *logits,
@@ -176,8 +179,7 @@ bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_
     }
     if (!has_site(steering, layer, COX_SITE_ROUTER_LOGITS)) return false;
     const int32_t *list = cox_plan_at(steering->plan, layer, COX_SITE_ROUTER_LOGITS, &n);
-    const cox_row_place place = {layer, engine->batch.positions[row],
-                                 sequence_of(engine, row)->request.n_prompt};
+    const cox_row_place place = place_of(engine, layer, row);
     size_t thread = (size_t)omp_get_thread_num();
     cox_steer_effect *effects = engine->route_effects + thread * COX_PLAN_MAX_INTERVENTIONS;
     void *scratch = engine->route_scratch + thread * engine->route_scratch_bytes;
@@ -192,48 +194,41 @@ bool cox__steer_route(cox_engine *engine, int32_t layer, cox__slot *slot, int32_
 
 void cox__steer_tag(cox_engine *engine, int32_t layer, cox__slot *slot, int32_t i, float *tail)
 {
-    int32_t row = slot->first + i, n, top_k = engine->model->router.top_k;
+    int32_t row = slot->first + i, top_k = engine->model->router.top_k;
     const cox__sequence *s = sequence_of(engine, row);
+    const cox_row_place place = place_of(engine, layer, row);
     cox_row_tag tag = {0};
     if (s->steering && s->steering->has_routed[layer]) {
-        const cox_plan *plan = s->steering->plan;
-        const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
         for (int32_t j = 0; j < top_k; j++) {
             int32_t expert = slot->experts[i * top_k + j].value;
-            bool is_steered = false;
-            for (int32_t k = 0; k < n && !is_steered; k++) {
-                const cox_intervention *v = &plan->interventions[list[k]];
-                is_steered =
-                    v->weighting == COX_WEIGHTING_ROUTED && v->experts[expert] && in_scope(engine, v, row);
-            }
-            if (is_steered) tag.experts[tag.n_experts++] = (uint16_t)expert;
+            if (cox_stack_has_routed(s->steering->plan, &place, expert))
+                tag.experts[tag.n_experts++] = (uint16_t)expert;
         }
     }
     slot->is_tagged[i] = tag.n_experts > 0;
     if (slot->is_tagged[i]) {
         tag.plan = s->steering->id;
-        tag.position = engine->batch.positions[row];
-        tag.n_prompt = s->request.n_prompt;
+        tag.position = place.position;
+        tag.n_prompt = place.n_prompt;
     }
     memcpy(tail, &tag, sizeof tag);
 }
 
-/* One reply's tag: effect k belongs to the k-th routed intervention on this expert, in plan order. Hosts
- * write none when none of these is in scope. */
+/* Hosts write no tag when none of the plan's interventions on the expert is in scope. */
 static void collect_reply(cox_engine *engine, int32_t layer, int32_t row, int32_t expert, const float *tail)
 {
-    const cox_plan *plan = sequence_of(engine, row)->steering->plan;
+    cox_steer_effect effects[COX_PLAN_MAX_STACK];
     cox_reply_tag done;
     memcpy(&done, tail, sizeof done);
-    int32_t n, stacked = 0;
-    const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
-    for (int32_t i = 0; i < n && stacked < COX_PLAN_MAX_STACK; i++) {
-        const cox_intervention *v = &plan->interventions[list[i]];
-        if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
-        int32_t k = stacked++;
-        if (!in_scope(engine, v, row) || done.effects[k].there < 0) continue;
-        count(engine, row, list[i], layer, expert, done.effects[k].there, done.effects[k].added);
+    for (int k = 0; k < COX_PLAN_MAX_STACK; k++) {
+        effects[k] = (cox_steer_effect){.was_applied = done.effects[k].there >= 0,
+                                        .norm_there = done.effects[k].there,
+                                        .norm_added = done.effects[k].added};
     }
+    cox__steer_counter counter = {engine, layer, row};
+    const cox_row_place place = place_of(engine, layer, row);
+    cox_stack_tell_routed(sequence_of(engine, row)->steering->plan, &place, expert, effects,
+                          (cox_steer_watch){count_seen, &counter});
 }
 
 void cox__steer_collect(cox_engine *engine, int32_t layer, const cox__slot *slot, int32_t i,
@@ -248,31 +243,13 @@ void cox__steer_collect(cox_engine *engine, int32_t layer, const cox__slot *slot
     }
 }
 
-bool cox__steer_has_terms(const cox_engine *engine, int32_t layer, int32_t row)
+const cox_plan *cox__steer_terms(const cox_engine *engine, int32_t layer, int32_t row,
+                                 cox__steer_counter *counter, cox_row_place *place, cox_steer_watch *watch)
 {
     const cox__steering *steering = sequence_of(engine, row)->steering;
-    return steering && steering->has_terms[layer];
-}
-
-void cox__steer_terms(cox_engine *engine, int32_t layer, const cox__slot *slot, int32_t i, int32_t from,
-                      int32_t to, bool is_routed, float *sum)
-{
-    int32_t row = slot->first + i, n, d_model = engine->model->d_model;
-    const cox_plan *plan = sequence_of(engine, row)->steering->plan;
-    const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
-    for (int32_t e = from; e < to; e++) {
-        for (int32_t k = 0; k < n; k++) {
-            const cox_intervention *v = &plan->interventions[list[k]];
-            if (v->weighting == COX_WEIGHTING_ROUTED || !v->experts[e] || !in_scope(engine, v, row)) continue;
-            if (v->weighting == COX_WEIGHTING_POST_GATE && !is_routed) continue;
-            float factor = v->strength;
-            if (v->weighting == COX_WEIGHTING_SOFT) {
-                factor *=
-                    slot->probabilities[(size_t)i * (size_t)engine->model->router.n_experts + (size_t)e];
-            }
-            float there = sqrtf(cox_dot(engine->kernels, sum, sum, d_model));
-            cox_axpy(engine->kernels, sum, factor, v->vector, d_model);
-            count(engine, row, list[k], layer, e, there, fabsf(factor) * v->vector_norm);
-        }
-    }
+    if (!steering || !steering->has_terms[layer]) return NULL;
+    *counter = (cox__steer_counter){engine, layer, row};
+    *place = place_of(engine, layer, row);
+    *watch = (cox_steer_watch){count_seen, counter};
+    return steering->plan;
 }

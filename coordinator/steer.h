@@ -13,6 +13,7 @@
 #include "coordinator/kv_cache.h"
 #include "coordinator/router.h"
 #include "steering/row_tag.h"
+#include "steering/stack.h"
 
 /* Sums over the rows that one intervention touched at one place. Norms in units of 2^-20, so that sums do not
  * depend on the order in which threads add. */
@@ -94,10 +95,15 @@ void cox__steer_tag(cox_engine *engine, int32_t layer, struct cox__slot *slot, i
 void cox__steer_collect(cox_engine *engine, int32_t layer, const struct cox__slot *slot, int32_t i,
                         const float *replies);
 
-/* Terms of the combine for experts from <= e < to: those that every row gets (is_routed false) or also those
- * of a routed expert. sum [d_model]. */
-void cox__steer_terms(cox_engine *engine, int32_t layer, const struct cox__slot *slot, int32_t i,
-                      int32_t from, int32_t to, bool is_routed, float *sum);
-bool cox__steer_has_terms(const cox_engine *engine, int32_t layer, int32_t row);
+/* Whose hits are counted: what a cox_steer_watch's context points to. */
+typedef struct cox__steer_counter {
+    const cox_engine *engine;
+    int32_t layer, row;
+} cox__steer_counter;
+
+/* The plan of a row of the batch that has terms of the combine in the layer, with its place, and a watch that
+ * counts for *counter; NULL, and nothing written: it has none. */
+const cox_plan *cox__steer_terms(const cox_engine *engine, int32_t layer, int32_t row,
+                                 cox__steer_counter *counter, cox_row_place *place, cox_steer_watch *watch);
 
 #endif

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/counters.h"
+#include "steering/stack.h"
 
 typedef struct held_plan {
     struct held_plan *next;
@@ -154,20 +155,14 @@ static cox_status find_or_wait(cox_worker_plans *plans, int32_t id, const cox_pl
 static void steer_reply(cox_worker_plans *plans, const cox_plan *plan, int32_t layer, int32_t expert,
                         const cox_row_tag *tag, float *reply)
 {
+    const cox_row_place place = {layer, tag->position, tag->n_prompt};
+    cox_steer_effect effects[COX_PLAN_MAX_STACK];
+    cox_stack_apply_routed(plan, &place, expert, plans->kernels, reply, plans->scratch, effects);
     cox_reply_tag done = {0};
-    for (int k = 0; k < COX_PLAN_MAX_STACK; k++) done.effects[k].there = -1, done.effects[k].added = 0;
-    int32_t n, stacked = 0;
-    const int32_t *list = cox_plan_at(plan, layer, COX_SITE_EXPERT_OUT, &n);
-    for (int32_t i = 0; i < n && stacked < COX_PLAN_MAX_STACK; i++) {
-        const cox_intervention *v = &plan->interventions[list[i]];
-        if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
-        int32_t k = stacked++;
-        if (!cox_positions_contain(&v->positions, tag->position, tag->n_prompt)) continue;
-        cox_steer_effect effect;
-        cox_intervention_apply(v, plans->kernels, reply, plans->scratch, &effect);
-        if (!effect.was_applied) continue;
-        done.effects[k].there = effect.norm_there, done.effects[k].added = effect.norm_added;
-        plans->n_hits++;
+    for (int k = 0; k < COX_PLAN_MAX_STACK; k++) {
+        done.effects[k].there = effects[k].was_applied ? effects[k].norm_there : -1;
+        done.effects[k].added = effects[k].norm_added;
+        plans->n_hits += effects[k].was_applied;
     }
     memcpy(reply + plans->d_model, &done, sizeof done);
 }

@@ -67,7 +67,8 @@ check "no tokens, no text" test "$(wc -c < "$work/none.txt")" = 1
 
 # The table of ranks
 "$coxswain" generate "${one[@]}" --ranks 3 --stats > "$work/out.txt" 2> "$work/table.txt"
-check "a row for each rank" test "$(grep -Ec '^ +[0-2]  ' "$work/table.txt")" = 3
+check "a row for each rank" test "$(grep -Ec '^ +[0-2]  .*MiB' "$work/table.txt")" = 3
+check "its stages" test "$(grep -Ec '^ +[0-2]( +[0-9]+[.][0-9]{3}){11}$' "$work/table.txt")" = 3
 check "the table is not text" cmp "$work/whole.txt" "$work/out.txt"
 
 # Threads that wait give up their core soon: GNU OpenMP says at the program's start how often they look before they sleep.

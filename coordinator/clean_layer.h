@@ -2,11 +2,11 @@
  * What the clean run of some prompts had in one layer with experts, row by row: the residual stream before
  * the experts, what the routed ones gave, with which gate weights, and the residual stream behind the layer.
  * From it the row behind the layer under a plan that acts at the experts' outputs, or behind them, of this
- * layer only is put together in a few vector operations, with the bits of coordinator/layer.c, and nothing
+ * layer only is put together in a few vector operations, with the bits of the forward pass, and nothing
  * below the layer above is computed for it.
  */
-#ifndef COX_CLI_CLEAN_LAYER_H
-#define COX_CLI_CLEAN_LAYER_H
+#ifndef COX_COORDINATOR_CLEAN_LAYER_H
+#define COX_COORDINATOR_CLEAN_LAYER_H
 
 #include "coordinator/engine.h"
 
@@ -20,7 +20,7 @@ typedef struct cox_clean_layer {
     int16_t *experts;            /* [n_rows, top_k] ascending; -1: not known yet */
     float *weights;              /* [n_rows, top_k] */
     float *probabilities;        /* [n_rows, n_experts] softmax of the router's logits */
-    float *scratch;              /* [n_threads, 2, d_model] */
+    float *scratch;              /* [n_threads, 2 + top_k, d_model] */
     uint8_t *sites;              /* [n_layers] of the observation */
     cox_observation observation; /* what a request must show of the layer; it wants routes as well */
 } cox_clean_layer;

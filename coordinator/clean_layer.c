@@ -1,12 +1,18 @@
-/* The sums of combine_row (coordinator/layer.c), from stored outputs: any change there belongs here too. */
-#include "cli/clean_layer.h"
+/* The layer's arithmetic is that of the forward pass: combine.c and steering/stack.c; see clean_layer.h. */
+#include "coordinator/clean_layer.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCRATCH_ROWS = 2 };
+#include "coordinator/combine.h"
+
+/* Of a thread: the sum, scratch of an operation, copies of steered outputs. */
+static size_t scratch_rows(const cox_model *model)
+{
+    return 2 + (size_t)model->router.top_k;
+}
 
 static size_t floats_of_row(const cox_model *model)
 {
@@ -30,7 +36,7 @@ cox_status cox_clean_layer_create(cox_clean_layer *c, const cox_model *model, co
     c->experts = malloc((n_rows + 1) * top_k * sizeof(int16_t));
     c->weights = malloc((n_rows + 1) * top_k * sizeof(float));
     c->probabilities = malloc((n_rows + 1) * (size_t)model->router.n_experts * sizeof(float));
-    c->scratch = malloc((size_t)omp_get_max_threads() * SCRATCH_ROWS * d_model * sizeof(float));
+    c->scratch = malloc((size_t)omp_get_max_threads() * scratch_rows(model) * d_model * sizeof(float));
     c->sites = calloc((size_t)model->n_layers, 1);
     if (c->before && c->after && c->outputs && c->experts && c->weights && c->probabilities && c->scratch &&
         c->sites)
@@ -116,103 +122,52 @@ bool cox_clean_layer_serves(const cox_plan *plan, const cox_model *model, int32_
     return at >= 0 && model->layers[at].is_moe;
 }
 
-/* A row on its way through the layer. */
-typedef struct steered {
-    const cox_clean_layer *c;
-    size_t row;
-    const cox_plan *plan;
-    int32_t position, n_prompt;
-    const int32_t *list; /* [n] interventions at expert_out */
-    int32_t n;
-    float *scratch; /* [d_model] */
-} steered;
-
-/* The interventions at a d_model-wide site of the layer. */
-static void apply_at(const steered *s, cox_site site, float *h)
+/* The row's outputs as their hosts would have steered them: those that no plan acts on stay where they are,
+ * the others are copied to copies [top_k, d_model]. */
+static void list_outputs(const cox_clean_layer *c, size_t row, const cox_plan *plan, float *copies,
+                         float *scratch, cox__combine_row *out)
 {
-    int32_t n;
-    const int32_t *list = cox_plan_at(s->plan, s->c->layer, site, &n);
-    for (int32_t i = 0; i < n; i++) {
-        const cox_intervention *v = &s->plan->interventions[list[i]];
-        cox_steer_effect effect;
-        if (cox_positions_contain(&v->positions, s->position, s->n_prompt))
-            cox_intervention_apply(v, s->c->kernels, h, s->scratch, &effect);
-    }
-}
-
-/* What the expert's host makes of its output: that itself where no plan acts on it, else a copy in y. */
-static const float *apply_routed(const steered *s, int32_t expert, const float *output, float *y)
-{
-    const float *steered_output = output;
-    for (int32_t i = 0, stacked = 0; i < s->n && stacked < COX_PLAN_MAX_STACK; i++) {
-        const cox_intervention *v = &s->plan->interventions[s->list[i]];
-        cox_steer_effect effect;
-        if (v->weighting != COX_WEIGHTING_ROUTED || !v->experts[expert]) continue;
-        stacked++;
-        if (!cox_positions_contain(&v->positions, s->position, s->n_prompt)) continue;
-        if (steered_output == output) memcpy(y, output, (size_t)s->c->model->d_model * sizeof *y);
-        steered_output = y;
-        cox_intervention_apply(v, s->c->kernels, y, s->scratch, &effect);
-    }
-    return steered_output;
-}
-
-/* The plan's terms for experts from <= e < to. */
-static void add_terms(const steered *s, int32_t from, int32_t to, bool is_routed, float *sum)
-{
-    const cox_clean_layer *c = s->c;
-    for (int32_t e = from; e < to; e++) {
-        for (int32_t i = 0; i < s->n; i++) {
-            const cox_intervention *v = &s->plan->interventions[s->list[i]];
-            if (v->weighting == COX_WEIGHTING_ROUTED || !v->experts[e] ||
-                (v->weighting == COX_WEIGHTING_POST_GATE && !is_routed) ||
-                !cox_positions_contain(&v->positions, s->position, s->n_prompt))
-                continue;
-            float factor = v->strength;
-            if (v->weighting == COX_WEIGHTING_SOFT)
-                factor *= c->probabilities[s->row * (size_t)c->model->router.n_experts + (size_t)e];
-            cox_axpy(c->kernels, sum, factor, v->vector, c->model->d_model);
-        }
-    }
-}
-
-/* sum: of the experts. y: scratch [d_model]. */
-static void combine(const steered *s, float *sum, float *y)
-{
-    const cox_clean_layer *c = s->c;
     size_t d_model = (size_t)c->model->d_model, top_k = (size_t)c->model->router.top_k;
-    int32_t last = -1;
-    memset(sum, 0, d_model * sizeof *sum);
     for (size_t k = 0; k < top_k; k++) {
-        int32_t expert = c->experts[s->row * top_k + k];
-        const float *output = c->outputs + (s->row * top_k + k) * d_model;
-        add_terms(s, last + 1, expert, false, sum);
-        const float *steered_output = apply_routed(s, expert, output, y);
-        cox_axpy(c->kernels, sum, c->weights[s->row * top_k + k], steered_output, c->model->d_model);
-        add_terms(s, expert, expert + 1, true, sum);
-        last = expert;
+        const float *output = c->outputs + (row * top_k + k) * d_model;
+        out->experts[k] = c->experts[row * top_k + k];
+        out->weights[k] = c->weights[row * top_k + k];
+        out->outputs[k] = output;
+        if (!cox_stack_has_routed(plan, &out->place, out->experts[k])) continue;
+        float *copy = copies + k * d_model;
+        cox_steer_effect effects[COX_PLAN_MAX_STACK];
+        memcpy(copy, output, d_model * sizeof *copy);
+        cox_stack_apply_routed(plan, &out->place, out->experts[k], c->kernels, copy, scratch, effects);
+        out->outputs[k] = copy;
     }
-    add_terms(s, last + 1, c->model->router.n_experts, false, sum);
-    apply_at(s, COX_SITE_MOE_OUT, sum);
 }
 
 void cox_clean_layer_steer(const cox_clean_layer *c, size_t row, const cox_plan *plan, int32_t position,
                            int32_t n_prompt, float *x)
 {
-    size_t d_model = (size_t)c->model->d_model;
-    float *sum = c->scratch + (size_t)omp_get_thread_num() * SCRATCH_ROWS * d_model;
-    int32_t n_behind;
-    steered s = {.c = c, .row = row, .plan = plan, .position = position, .n_prompt = n_prompt};
-    s.list = cox_plan_at(plan, c->layer, COX_SITE_EXPERT_OUT, &s.n);
-    s.scratch = sum + d_model;
+    const cox_model *model = c->model;
+    const size_t d_model = (size_t)model->d_model, n_experts = (size_t)model->router.n_experts;
+    float *sum = c->scratch + (size_t)omp_get_thread_num() * scratch_rows(model) * d_model;
+    float *scratch = sum + d_model, *copies = scratch + d_model;
+    const cox_row_place place = {c->layer, position, n_prompt};
+    int32_t n_at_experts, n_behind;
+    cox_plan_at(plan, c->layer, COX_SITE_EXPERT_OUT, &n_at_experts);
     cox_plan_at(plan, c->layer, COX_SITE_MOE_OUT, &n_behind);
-    if (s.n == 0 && n_behind == 0) {
+    if (n_at_experts == 0 && n_behind == 0) {
         memcpy(x, c->after + row * d_model, d_model * sizeof *x);
     } else {
-        /* x serves as scratch until the sum is complete */
-        combine(&s, sum, x);
+        cox__combine_row combined = {.kernels = c->kernels,
+                                     .d_model = model->d_model,
+                                     .n_experts = model->router.n_experts,
+                                     .top_k = model->router.top_k,
+                                     .plan = plan,
+                                     .place = place,
+                                     .probabilities = c->probabilities + row * n_experts};
+        list_outputs(c, row, plan, copies, scratch, &combined);
+        cox__combine(&combined, sum);
+        cox_stack_apply(plan, &place, COX_SITE_MOE_OUT, c->kernels, sum, scratch, (cox_steer_watch){0});
         memcpy(x, c->before + row * d_model, d_model * sizeof *x);
-        cox_add(c->kernels, x, sum, c->model->d_model);
+        cox_add(c->kernels, x, sum, model->d_model);
     }
-    apply_at(&s, COX_SITE_RESID_POST, x);
+    cox_stack_apply(plan, &place, COX_SITE_RESID_POST, c->kernels, x, scratch, (cox_steer_watch){0});
 }
