@@ -14,6 +14,7 @@
 #include "cli/generation.h"
 #include "cli/identity.h"
 #include "cli/io.h"
+#include "cli/prompts.h"
 #include "cli/results.h"
 #include "cli/seen.h"
 #include "cli/serve.h"
@@ -166,6 +167,7 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
         cox_request_destroy(fresh);
         return COX_OK;
     }
+    if (status == COX_OK) status = cox_prompts_apply_options(fresh, b->options, where);
     if (status == COX_OK) status = complete(b, fresh, where);
     if (status != COX_OK) return refuse(b, fresh, status);
     *request = fresh;
@@ -245,6 +247,7 @@ static cox_status open_results(batch *b)
     if (run) {
         status = cox_identity_add_file(run, "input", options->input, b->cluster);
         if (status == COX_OK) status = cox_identity_add_model(run, options, b->model);
+        if (status == COX_OK) status = cox_identity_add_prompting(run, options);
         if (status == COX_OK) status = cox_identity_add_sampling(run, options);
         if (status == COX_OK && options->plan) status = add_plan(b, run);
         if (status == COX_OK && options->forces_steering)
@@ -344,7 +347,7 @@ static cox_status serve(cox_run *run, batch *b)
     const cox_service service = {
         .events = {.context = b, .on_record = on_record},
         .source = {.context = b, .next = next_request, .tick = tick},
-        .has_chats = true,
+        .has_chats = !b->options->is_raw,
         .may_be_ids = true,
     };
     cox_status status = cox_serve(run, &service);
@@ -359,7 +362,8 @@ static cox_status serve(cox_run *run, batch *b)
 cox_status cox_command_batch(const cox_options *options)
 {
     cox_run run;
-    cox_status status = cox_run_open(&run, options);
+    cox_status status = cox_prompts_check_options(options);
+    if (status == COX_OK) status = cox_run_open(&run, options);
     if (status != COX_OK) return status;
     cox_options used = *options; /* with what the model's makers advise, when asked for */
     batch b = {.options = &used, .cluster = run.cluster, .model = run.model, .model_name = options->model};

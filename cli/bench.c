@@ -1,7 +1,7 @@
 /*
  * coxswain bench. --steer-mix: what steering every request differently costs; bench_mix.c measures, this file
- * prints, always with every parameter of the run, since a ratio without them says nothing. --sweep:
- * bench_sweep.c.
+ * prints, always with every parameter of the run, since a ratio without them says nothing. --chat:
+ * bench_chat.c; --sweep: bench_sweep.c.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -249,7 +249,8 @@ static cox_status bench_mix(const cox_options *given)
 
 cox_status cox_command_bench(const cox_options *options)
 {
-    if (options->has_steer_mix == options->has_sweep_bench)
-        return cox_fail(COX_INVALID, "say which benchmark: --steer-mix or --sweep");
+    if (options->has_steer_mix + options->has_sweep_bench + options->is_chat != 1)
+        return cox_fail(COX_INVALID, "say which benchmark: --steer-mix, --chat or --sweep");
+    if (options->is_chat) return cox_bench_chat(options);
     return options->has_steer_mix ? bench_mix(options) : cox_bench_sweep(options);
 }

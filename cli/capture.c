@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "cli/choices.h"
 #include "cli/commands.h"
+#include "cli/identity.h"
 #include "cli/memory.h"
 #include "cli/outputs.h"
 #include "steering/vector.h"
@@ -228,10 +229,7 @@ static cox_status make_index(const cox_capture *c, const cox_prompts *files, jso
     if (status == COX_OK && !json)
         status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
     if (json && shards) json_object_set(json, "shards", shards);
-    if (json && options->system) json_object_set_new(json, "system", json_string(options->system));
-    if (json && options->template_name)
-        json_object_set_new(json, "template", json_string(options->template_name));
-    if (json && options->date) json_object_set_new(json, "date", json_string(options->date));
+    if (status == COX_OK) status = cox_identity_add_prompting(json, options);
     if (status == COX_OK) {
         *index = json;
     } else {
@@ -311,8 +309,7 @@ static cox_status capture(cox_capture *c, cox_prompts *files)
     json_t *shards = NULL;
     cox_status status = choose(c);
     if (status == COX_OK && is_front) {
-        status = cox_prompts_read(files, options->inputs.items, options->inputs.n, options, c->run.model,
-                                  c->run.cluster);
+        status = cox_prompts_read(files, options->inputs.items, options->inputs.n, &c->run);
     }
     if (status == COX_OK && is_front) status = open_folder(c);
     status = cox_run_agree(&c->run, status);

@@ -48,10 +48,10 @@ static cox_status check_folder(const output *out, const char *folder)
 
 static cox_status check_output(const output *out, const cox_options *o)
 {
-    const char *const inputs[] = {o->input,        o->tokens_file, o->plan,          o->placement,
-                                  o->prompts_a,    o->prompts_b,   o->neutral,       o->grid,
-                                  o->rules,        o->results,     o->baseline,      o->continuations,
-                                  o->filter_rules, o->routes,      o->decomposition, o->heldout};
+    const char *const inputs[] = {
+        o->input,        o->tokens_file, o->plan,          o->placement, o->prompts_a,     o->prompts_b,
+        o->neutral,      o->grid,        o->rules,         o->results,   o->baseline,      o->continuations,
+        o->filter_rules, o->routes,      o->decomposition, o->heldout,   o->template_name, o->conversations};
     const char *const folders[] = {o->model, o->sweep, o->controls};
     cox_status status = COX_OK;
     for (size_t i = 0; i < sizeof folders / sizeof *folders && status == COX_OK; i++)

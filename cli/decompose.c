@@ -380,7 +380,7 @@ static cox_status read_inputs(inputs *in, const cox_run *run, const char *const 
     if (status == COX_OK) status = read_vector(options, run->model, &in->file, &in->found.vector);
     if (status == COX_OK)
         status = find_reference(options, run->model, in->found.vector, &in->found.reference);
-    if (status == COX_OK) status = cox_prompts_read(in->classes, paths, 2, options, run->model, run->cluster);
+    if (status == COX_OK) status = cox_prompts_read(in->classes, paths, 2, run);
     for (int32_t c = 0; c < 2 && status == COX_OK; c++)
         status = cox_jobs_add_prompts(&in->jobs, &in->classes[c], c, c);
     if (status == COX_OK)

@@ -14,6 +14,7 @@
 #include "cli/class_means.h"
 #include "cli/commands.h"
 #include "cli/first_tokens.h"
+#include "cli/identity.h"
 #include "steering/direction.h"
 
 /* --- What is asked --- */
@@ -90,7 +91,7 @@ static cox_status read_files(task *t)
         t->question.filter = t->filter;
     }
     if (status != COX_OK) return status;
-    return cox_prompts_read(t->classes, paths, 2, options, t->run.model, t->run.cluster);
+    return cox_prompts_read(t->classes, paths, 2, &t->run);
 }
 
 /* --- The vectors --- */
@@ -132,10 +133,10 @@ static cox_status describe(finding *f, const task *t)
         json_pack("{s:s, s:s, s:s, s:o?, s:o?, s:b, s:b}", "made", "direction", "method", options->method,
                   "position", f->position, "a", class_json(t, 0, f->on_a), "b", class_json(t, 1, f->on_b),
                   "unit", (int)options->is_unit, "raw", (int)options->is_raw);
-    if (json && options->system) json_object_set_new(json, "system", json_string(options->system));
-    if (json && options->template_name)
-        json_object_set_new(json, "template", json_string(options->template_name));
-    if (json && options->date) json_object_set_new(json, "date", json_string(options->date));
+    if (json && cox_identity_add_prompting(json, options) != COX_OK) {
+        json_decref(json);
+        json = NULL;
+    }
     if (json && t->filter) json_object_set_new(json, "filter_tokens", filter_json(t));
     if (json && t->is_principal) {
         json_object_set_new(json, "pairs", json_integer(n_pairs(t)));

@@ -191,8 +191,7 @@ static cox_status read_inputs(cox_evaluation *e, const cox_run *run, cox_jobs *j
     char *out = NULL;
     cox_status status = cox_evaluation_read(e);
     if (status == COX_OK)
-        status = cox_prompts_read(prompts, options->prompt_files.items, options->prompt_files.n, options,
-                                  run->model, run->cluster);
+        status = cox_prompts_read(prompts, options->prompt_files.items, options->prompt_files.n, run);
     if (status == COX_OK) status = cox_tokenizer_load(&tokenizer, options->model);
     if (status == COX_OK) status = pack_plan(options, run->model, &plan, &n_plan);
     if (status == COX_OK) {

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/generation.h"
 #include "cli/io.h"
+#include "cli/prompts.h"
 #include "cli/serve.h"
 #include "cli/steer.h"
 #include "cli/traces.h"
@@ -118,17 +119,13 @@ static cox_status check(const cox_options *options)
                         "--steer is given %zu times for %zu prompts; give it once, or once for each",
                         options->plans.n, n_prompts);
     }
-    if (options->is_raw && options->system) {
-        return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
-    }
-    if (options->is_raw && (options->template_name || options->date))
-        return cox_fail(COX_INVALID, "--template and --date cannot be used with --raw");
     if (options->logprobs >= 0 && !options->is_json) return cox_fail(COX_INVALID, "--logprobs needs --json");
     if (options->temperature > 0.0 && options->temperature < 1e-6) {
         return cox_fail(COX_INVALID, "--temperature %g: use 0 (greedy) or at least 1e-6",
                         options->temperature);
     }
-    return check_logit_bias(options);
+    cox_status status = cox_prompts_check_options(options);
+    return status == COX_OK ? check_logit_bias(options) : status;
 }
 
 /* Plan and file of routes. */
@@ -160,16 +157,12 @@ static cox_status fill_request(const generate *g, cox_request *request, const ch
     request->ignore_eos = options->ignores_eos;
     request->wants_digest = options->wants_digest;
     request->wants_text = !options->is_json;
-    request->is_chat = !options->is_raw;
     cox_status status = read_logit_bias(options, sampling);
     for (size_t i = 0; i < options->stops.n && status == COX_OK; i++) {
         status = cox_request_add_stop(request, options->stops.items[i]);
         if (status != COX_OK) cox_fail_in(status, "--stop");
     }
-    if (status != COX_OK) return status;
-    if (options->is_raw) return cox_request_set(&request->prompt, prompt);
-    if (options->system) status = cox_request_add_message(request, "system", options->system);
-    return status != COX_OK ? status : cox_request_add_message(request, "user", prompt);
+    return status != COX_OK ? status : cox_prompts_make_request(request, options, prompt);
 }
 
 static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)

@@ -3,11 +3,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <sha256.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
+#include "model/chat_template.h"
 #include "steering/vector.h"
 
 enum { READ_BYTES = 1 << 18, SAMPLED_TENSORS = 256, SAMPLE_BYTES = 256 };
@@ -80,6 +84,23 @@ static void sample_weights(const cox_model *model, char digest[SHA256_DIGEST_STR
     SHA256End(&sha, digest);
 }
 
+/* The templates that have files of their own, by name. */
+static cox_status hash_more_templates(SHA2_CTX *sha, const char *folder)
+{
+    char pattern[4096];
+    glob_t found = {0};
+    cox_status status = COX_OK;
+    snprintf(pattern, sizeof pattern, "%s/additional_chat_templates/*.jinja", folder);
+    if (glob(pattern, 0, NULL, &found) != 0) return COX_OK;
+    for (size_t i = 0; i < found.gl_pathc && status == COX_OK; i++) {
+        const char *name = strrchr(found.gl_pathv[i], '/');
+        SHA256Update(sha, (const uint8_t *)name, strlen(name) + 1);
+        status = hash_file(sha, found.gl_pathv[i], NULL);
+    }
+    globfree(&found);
+    return status;
+}
+
 /* The small files beside the weights that decide how text becomes tokens and where it ends. */
 static cox_status hash_texts(const char *folder, bool has_tokenizer, char digest[SHA256_DIGEST_STRING_LENGTH])
 {
@@ -94,8 +115,9 @@ static cox_status hash_texts(const char *folder, bool has_tokenizer, char digest
         cox_status status = hash_file(&sha, path, NULL);
         if (status != COX_OK && status != COX_NOT_FOUND) return status;
     }
+    cox_status status = hash_more_templates(&sha, folder);
     SHA256End(&sha, digest);
-    return COX_OK;
+    return status;
 }
 
 static cox_status add_texts(json_t *run, const char *folder)
@@ -129,18 +151,40 @@ cox_status cox_identity_add_model(json_t *run, const cox_options *options, const
     if (status == COX_OK) status = add(run, "model_weights", json_string(weights));
     if (status == COX_OK) status = add(run, "model_tokenizer", json_string(tokenizer));
     if (status == COX_OK) status = add_texts(run, model->folder);
-    if (status == COX_OK && options->template_name)
-        status = add(run, "template", json_string(options->template_name));
-    if (status == COX_OK && options->date) status = add(run, "date", json_string(options->date));
     if (status == COX_OK)
         status = add(run, "kernel", json_string(is_exact(options->kernel) ? "exact" : options->kernel));
+    return status;
+}
+
+/* A built-in one is told by its name, a file by what is in it too. */
+static cox_status add_template(json_t *run, const char *name)
+{
+    cox_status status = add(run, "template", json_string(name));
+    if (status != COX_OK || cox_chat_template_is_built_in(name)) return status;
+    status = cox_identity_add_file(run, "template_file", name, NULL);
+    return status == COX_NOT_FOUND ? COX_OK : status; /* who loads it says so */
+}
+
+/* As one text, whatever the order of its keys. */
+static cox_status add_kwargs(json_t *run, const char *text)
+{
+    json_t *kwargs = NULL;
+    cox_status status = cox_json_load_text(&kwargs, text, strlen(text), "--template-kwargs");
+    if (status != COX_OK) return status;
+    char *sorted = json_dumps(kwargs, JSON_COMPACT | JSON_SORT_KEYS);
+    json_decref(kwargs);
+    status = add(run, "template_kwargs", sorted ? json_string(sorted) : NULL);
+    free(sorted);
     return status;
 }
 
 cox_status cox_identity_add_prompting(json_t *run, const cox_options *options)
 {
     cox_status status = options->system ? add(run, "system", json_string(options->system)) : COX_OK;
-    return status == COX_OK && options->is_raw ? add(run, "raw", json_true()) : status;
+    if (status == COX_OK && options->is_raw) status = add(run, "raw", json_true());
+    if (status == COX_OK && options->template_name) status = add_template(run, options->template_name);
+    if (status == COX_OK && options->template_kwargs) status = add_kwargs(run, options->template_kwargs);
+    return status == COX_OK && options->date ? add(run, "date", json_string(options->date)) : status;
 }
 
 cox_status cox_identity_add_sampling(json_t *run, const cox_options *options)

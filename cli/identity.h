@@ -16,8 +16,8 @@
  * template, end tokens; whether kernels round. Errors: NOT_FOUND, IO, NO_MEMORY. */
 cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model);
 
-/* What --system and --raw make of prompts, where they were given. Errors: NO_MEMORY, also for text that is
- * not UTF-8. */
+/* What --system, --raw, --template (a file by its bytes too), --template-kwargs and --date make of prompts,
+ * where they were given. Errors: NO_MEMORY, also for text that is not UTF-8, IO. */
 cox_status cox_identity_add_prompting(json_t *run, const cox_options *options);
 
 /* What all ranks of a run must have in common: hex digests of config and tensors' names and shapes; of a

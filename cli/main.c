@@ -100,7 +100,8 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
 {
     bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT ||
                     options->command == COX_COMMAND_REPORT ||
-                    (options->command == COX_COMMAND_EVALUATE && !options->model);
+                    (options->command == COX_COMMAND_EVALUATE && !options->model) ||
+                    (options->command == COX_COMMAND_BENCH && options->is_chat);
     if (!is_local && options->ranks > 1 && !cox_launch_is_inside()) {
         cox_status status = check_ranks(options);
         return status == COX_OK ? launch(options, argc, argv, exit_code) : status;

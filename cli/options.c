@@ -27,6 +27,7 @@ enum {
     SETS = CLASSES | EVALUATE | CAPTURE,
     RUNS = GENERATE | BATCH | LOGITS | SETS | BENCH, /* commands that run the model */
     TEXT = GENERATE | BATCH,
+    CHATS = TEXT | SETS | TOKENIZE | BENCH, /* commands that render chat templates */
     ALL = RUNS | TOKENIZE | INSPECT | REPORT
 };
 
@@ -42,7 +43,7 @@ static const struct {
      "Answers a file of OpenAI batch lines; each answer is written as soon as it is complete."},
     {COX_COMMAND_LOGITS, "logits", "--model DIR --tokens \"1,2,3\" --output FILE.safetensors",
      "Writes the f32 logits [n_tokens, vocab_size] of every position of a list of token ids."},
-    {COX_COMMAND_TOKENIZE, "tokenize", "--model DIR [--decode] [--chat] < TEXT",
+    {COX_COMMAND_TOKENIZE, "tokenize", "--model DIR [--decode] [--chat [--conversations FILE]] < TEXT",
      "Turns standard input into token ids (one JSON list), or ids back into text."},
     {COX_COMMAND_INSPECT, "inspect", "--model DIR [--ranks N]",
      "Describes a model and foretells what each rank would hold, loading nothing."},
@@ -67,9 +68,9 @@ static const struct {
      "before "
      "and after, all parameters."},
     {COX_COMMAND_BENCH, "bench",
-     "--model DIR --steer-mix | --sweep --grid FILE --a FILE --b FILE --rules FILE",
+     "--model DIR --steer-mix | --chat | --sweep --grid FILE --a FILE --b FILE --rules FILE",
      "Measures tokens per second of one batch without steering, and with a plan of its own for every "
-     "request; or the cells of a sweep, beside some of them one by one."},
+     "request; or chats rendered per second; or the cells of a sweep, beside some of them one by one."},
 };
 
 typedef enum kind { FLAG, INTEGER, NUMBER, TEXT_VALUE, TEXTS, CHOICE, BYTES } kind;
@@ -238,16 +239,27 @@ static const option_row table[] = {
      "ids (a JSON list, or separated by blanks) to text"},
     {"--chat", TOKENIZE, FLAG, AT(is_chat), NULL, 0, 0, false,
      "wrap the text in the chat template, as a user's message"},
+    {"--conversations", TOKENIZE, TEXT_VALUE, AT(conversations), "FILE", 0, 0, false,
+     "of --chat: conversations, one JSON object a line (- for standard input): messages, and tools, "
+     "documents, "
+     "chat_template_kwargs, add_generation_prompt if need be; each gives a line with text and ids, or an "
+     "error"},
     {"--max-tokens", TEXT | SWEEP, INTEGER, AT(max_tokens), "N", 0, 1 << 24, false,
      "generate at most so many tokens (default 256; in batch, for requests that do not say)"},
-    {"--raw", GENERATE | SETS, FLAG, AT(is_raw), NULL, 0, 0, false,
+    {"--raw", CHATS & ~BENCH, FLAG, AT(is_raw), NULL, 0, 0, false,
      "take the prompt as it is, without a chat template"},
-    {"--system", GENERATE | TOKENIZE | SETS, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
-     "a system message before the prompt"},
-    {"--template", TEXT | TOKENIZE | SETS, TEXT_VALUE, AT(template_name), "NAME", 0, 0, false,
-     "chat template: olmoe, mixtral, gpt-oss, qwen3, chatml, organism (default: the checkpoint's)"},
-    {"--date", TEXT | TOKENIZE | SETS, TEXT_VALUE, AT(date), "YYYY-MM-DD", 0, 0, false,
-     "the date that GPT-OSS's chat template tells the model (default: today, as transformers does)"},
+    {"--system", CHATS & ~BENCH, TEXT_VALUE, AT(system), "TEXT", 0, 0, false,
+     "a system message before the prompt, and before chats that have none"},
+    {"--template", CHATS, TEXT_VALUE, AT(template_name), "NAME|FILE", 0, 0, false,
+     "chat template: olmoe, mixtral, gpt-oss, gpt-oss-bare, qwen3, chatml, organism, or a file with a Jinja "
+     "template (default: the checkpoint's)"},
+    {"--template-kwargs", CHATS, TEXT_VALUE, AT(template_kwargs), "JSON", 0, 0, false,
+     "what the template is told besides: {\"enable_thinking\": false}, {\"reasoning_effort\": \"high\"}"},
+    {"--date", CHATS, TEXT_VALUE, AT(date), "YYYY-MM-DD", 0, 0, false,
+     "the date that chat templates tell the model (default: today, as transformers does)"},
+    {"--python", CHATS, TEXT_VALUE, AT(python), "PATH", 0, 0, false,
+     "a Python 3 with jinja2 (3.1 or newer), which renders chat templates that are not built in (default: "
+     "python3, or /usr/bin/python3)"},
     {"--temperature", TEXT, NUMBER, AT(temperature), "T", 0, 1e6, false,
      "0 takes the most likely token (default 0: greedy)"},
     {"--top-k", TEXT, INTEGER, AT(top_k), "K", 0, INT32_MAX, false,
@@ -281,6 +293,8 @@ static const option_row table[] = {
      "unsteered, residual plans, single-expert routed plans, in turns"},
     {"--sweep", BENCH, FLAG, AT(has_sweep_bench), NULL, 0, 0, false,
      "all cells of a grid as a sweep runs them, in turns with random cells that are run one by one"},
+    {"--chat", BENCH, FLAG, AT(is_chat), NULL, 0, 0, false,
+     "chats through the chat template, and their tokens"},
     {"--grid", BENCH, TEXT_VALUE, AT(grid), "FILE", 0, 0, false, "of --sweep (docs/formats.md, grids)"},
     {"--a", BENCH, TEXT_VALUE, AT(prompts_a), "FILE", 0, 0, false, "of --sweep: as in sweep"},
     {"--b", BENCH, TEXT_VALUE, AT(prompts_b), "FILE", 0, 0, false, "likewise"},
@@ -291,7 +305,7 @@ static const option_row table[] = {
     {"--cells", BENCH, INTEGER, AT(n_cells), "N", 2, 1 << 20, false,
      "of --sweep: random cells that are run one by one (default 100)"},
     {"--requests", BENCH, INTEGER, AT(n_requests), "N", 1, 1 << 16, false,
-     "requests of the batch, each with a plan of its own (default 256)"},
+     "requests of the batch, each with a plan of its own (default 256); of --chat: chats"},
     {"--prompt-tokens", BENCH, INTEGER, AT(n_prompt_tokens), "N", 1, 1 << 24, false,
      "random tokens of each prompt (default 32)"},
     {"--new-tokens", BENCH, INTEGER, AT(n_new_tokens), "N", 1, 1 << 24, false,

@@ -47,8 +47,9 @@ typedef struct cox_options {
     uint64_t residual_memory_bytes;       /* UINT64_MAX: the engine's choice */
     /* what to generate */
     cox_texts prompts, prompt_files, stops, plans;
-    const char *system, *template_name;
-    const char *date; /* for templates that tell it: "2026-11-24"; NULL: today */
+    const char *system, *template_name;   /* a name or a file */
+    const char *template_kwargs, *python; /* JSON; what renders templates, NULL: the default */
+    const char *date;                     /* for templates that tell it: "2026-11-24"; NULL: today */
     bool is_raw, ignores_eos, wants_digest;
     bool uses_generation_config;
     int64_t max_tokens, top_k, logprobs, seed;
@@ -79,10 +80,11 @@ typedef struct cox_options {
     /* what to judge */
     const char *rules, *results, *baseline, *continuations, *by;
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
+    const char *conversations;
     const char *progress;
     /* bench */
-    bool has_steer_mix, has_sweep_bench;
-    int64_t n_cells; /* of a sweep, to be run one by one */
+    bool has_steer_mix, has_sweep_bench; /* and is_chat */
+    int64_t n_cells;                     /* of a sweep, to be run one by one */
     int64_t n_requests, n_prompt_tokens, n_new_tokens, n_rounds;
     double relative_norm;
     uint64_t given[4]; /* rows of the table of options that the command line has, a bit each */

@@ -4,7 +4,6 @@
 #include <sha2.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/json.h"
 #include "cli/io.h"
@@ -12,37 +11,67 @@
 
 typedef struct reader {
     const cox_options *options;
-    const cox_model *model;
+    const cox_run *run;
     cox_tokenizer *tokenizer;
     cox_chat_template *chat_template;
     char *no_tokenizer, *no_template; /* why there is none */
 } reader;
 
+/* --- Options --- */
+
 cox_status cox_prompts_check_options(const cox_options *options)
 {
     if (options->is_raw && options->system)
         return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
-    if (options->is_raw && (options->template_name || options->date))
-        return cox_fail(COX_INVALID, "--template and --date cannot be used with --raw");
+    if (options->is_raw && (options->template_name || options->template_kwargs || options->date))
+        return cox_fail(COX_INVALID, "--template, --template-kwargs and --date cannot be used with --raw");
     return COX_OK;
 }
 
-static bool is_date(const char *text)
+cox_status cox_prompts_load_template(cox_chat_template **chat_template, const cox_options *options,
+                                     cox_chat_process *process)
 {
-    struct tm date = {0};
-    const char *end = strlen(text) == 10 ? strptime(text, "%Y-%m-%d", &date) : NULL;
-    return end && !*end;
+    const cox_chat_options chat = {
+        .name = options->template_name, .kwargs = options->template_kwargs, .date = options->date};
+    return cox_chat_template_load(chat_template, options->model, &chat, process);
 }
 
-cox_status cox_prompts_load_template(cox_chat_template **chat_template, const cox_options *options)
+cox_status cox_prompts_make_request(cox_request *request, const cox_options *options, const char *prompt)
 {
-    cox_chat_options chat = cox_chat_options_defaults();
-    chat.date = options->date;
-    if (chat.date && !is_date(chat.date))
-        return cox_fail(COX_INVALID, "--date \"%s\" is no date of the form 2026-11-24", chat.date);
-    cox_status status = cox_chat_template_load(chat_template, options->model, options->template_name);
-    return status == COX_OK ? cox_chat_template_set_options(*chat_template, &chat) : status;
+    if (options->is_raw) return cox_request_set(&request->prompt, prompt);
+    cox_status status = cox_request_set_user(request, prompt);
+    return status != COX_OK ? status : cox_prompts_apply_options(request, options, "--system");
 }
+
+static cox_status put_system(json_t *chat, const char *text, const char *where)
+{
+    json_t *messages = json_object_get(chat, "messages");
+    const char *role = json_string_value(json_object_get(json_array_get(messages, 0), "role"));
+    if (role && (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0)) {
+        return cox_fail(COX_INVALID,
+                        "%s: brings its own system message; --system is for chats that have none", where);
+    }
+    json_t *content = json_string(text);
+    if (!content) return cox_fail(COX_INVALID, "--system is not valid UTF-8");
+    json_t *message = json_pack("{s:s, s:o}", "role", "system", "content", content);
+    return json_array_insert_new(messages, 0, message) == 0 ? COX_OK
+                                                            : cox_fail(COX_NO_MEMORY, "out of memory");
+}
+
+cox_status cox_prompts_apply_options(cox_request *request, const cox_options *options, const char *where)
+{
+    if (!request->is_chat || (!options->is_raw && !options->system)) return COX_OK;
+    if (options->is_raw)
+        return cox_fail(COX_INVALID, "%s: brings its own messages; --raw is for prompts of text alone",
+                        where);
+    json_t *chat = json_loads(request->chat, 0, NULL);
+    cox_status status = put_system(chat, options->system, where);
+    if (status == COX_OK) status = cox_request_set_chat(request, chat, where);
+    json_decref(chat);
+    return status;
+}
+
+/* --- Files of prompts --- */
 
 static cox_status open_reader(reader *r)
 {
@@ -52,7 +81,7 @@ static cox_status open_reader(reader *r)
         status = r->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
     }
     if (status != COX_OK || r->options->is_raw) return status;
-    status = cox_prompts_load_template(&r->chat_template, r->options);
+    status = cox_prompts_load_template(&r->chat_template, r->options, r->run->chat);
     bool may_do_without = status == COX_UNSUPPORTED || status == COX_NOT_FOUND;
     if (status == COX_OK || r->options->template_name || !may_do_without) return status;
     r->no_template = strdup(cox_status_message());
@@ -71,20 +100,7 @@ static cox_status read_text(const reader *r, cox_request *request, const json_t 
 {
     const char *text = NULL;
     cox_status status = cox_json_string(line, where, "prompt", true, &text);
-    if (status != COX_OK) return status;
-    request->is_chat = !r->options->is_raw;
-    if (!request->is_chat) return cox_request_set(&request->prompt, text);
-    if (r->options->system) status = cox_request_add_message(request, "system", r->options->system);
-    return status != COX_OK ? status : cox_request_add_message(request, "user", text);
-}
-
-static cox_status read_messages(cox_request *request, json_t *messages, const char *where)
-{
-    json_t *body = json_pack("{s:O}", "messages", messages);
-    if (!body) return cox_fail(COX_NO_MEMORY, "out of memory for a prompt");
-    cox_status status = cox_request_read_body(request, body, true, where);
-    json_decref(body);
-    return status;
+    return status != COX_OK ? status : cox_prompts_make_request(request, r->options, text);
 }
 
 static cox_status read_line(const reader *r, cox_request *request, const char *line, size_t n,
@@ -102,13 +118,10 @@ static cox_status read_line(const reader *r, cox_request *request, const char *l
                           where);
     } else if (is_text && !is_batch_line && !messages) {
         status = read_text(r, request, json, where);
-    } else if (r->options->is_raw || r->options->system) {
-        status = cox_fail(COX_INVALID,
-                          "%s: brings its own messages; %s is for lines of the form {\"prompt\": ...}", where,
-                          r->options->is_raw ? "--raw" : "--system");
     } else {
         status = is_batch_line ? cox_request_read_line(request, line, n, where)
-                               : read_messages(request, messages, where);
+                               : cox_request_set_chat(request, json, where);
+        if (status == COX_OK) status = cox_prompts_apply_options(request, r->options, where);
     }
     json_decref(json);
     return status;
@@ -152,9 +165,9 @@ static cox_status add_line(const reader *r, cox_prompts *prompts, const char *li
         ids = tokens.ids, n_ids = tokens.n;
     }
     if (status == COX_OK && n_ids == 0) status = cox_fail(COX_INVALID, "%s: the prompt is empty", where);
-    if (status == COX_OK && n_ids > (size_t)r->model->max_positions) {
+    if (status == COX_OK && n_ids > (size_t)r->run->model->max_positions) {
         status = cox_fail(COX_TOO_LONG, "%s: the prompt has %zu tokens; %s has a context of %d", where, n_ids,
-                          r->model->folder, (int)r->model->max_positions);
+                          r->run->model->folder, (int)r->run->model->max_positions);
     }
     if (status == COX_OK) status = append(prompts, number, ids, n_ids);
     cox_tokens_free(&tokens);
@@ -162,19 +175,19 @@ static cox_status add_line(const reader *r, cox_prompts *prompts, const char *li
     return status;
 }
 
-static cox_status read_file(const reader *r, cox_prompts *prompts, cox_cluster *cluster)
+static cox_status read_file(const reader *r, cox_prompts *prompts)
 {
     char *text = NULL;
     size_t n_bytes = 0;
     int32_t limit = r->options->limit ? (int32_t)r->options->limit : INT32_MAX, number = 0;
-    cox_status status = cox_io_read_all(cluster, prompts->path, &text, &n_bytes);
+    cox_status status = cox_io_read_all(r->run->cluster, prompts->path, &text, &n_bytes);
     if (status != COX_OK) return status;
     SHA256Data((const uint8_t *)text, n_bytes, prompts->sha256);
     for (const char *at = text, *end = text + n_bytes; at < end && prompts->n < limit && status == COX_OK;) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         size_t n = (size_t)((newline ? newline : end) - at);
         number++;
-        cox_cluster_keepalive(cluster, "reading prompts");
+        cox_cluster_keepalive(r->run->cluster, "reading prompts");
         if (n > strspn(at, " \t\r")) status = add_line(r, prompts, at, n, number);
         at += n + (newline != NULL);
     }
@@ -184,15 +197,14 @@ static cox_status read_file(const reader *r, cox_prompts *prompts, cox_cluster *
     return status;
 }
 
-cox_status cox_prompts_read(cox_prompts *prompts, const char *const *paths, size_t n,
-                            const cox_options *options, const cox_model *model, cox_cluster *cluster)
+cox_status cox_prompts_read(cox_prompts *prompts, const char *const *paths, size_t n, const cox_run *run)
 {
-    reader r = {.options = options, .model = model};
+    reader r = {.options = run->options, .run = run};
     memset(prompts, 0, n * sizeof *prompts);
     cox_status status = open_reader(&r);
     for (size_t i = 0; i < n && status == COX_OK; i++) {
         prompts[i].path = paths[i];
-        status = read_file(&r, &prompts[i], cluster);
+        status = read_file(&r, &prompts[i]);
     }
     close_reader(&r);
     return status;

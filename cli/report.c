@@ -216,8 +216,12 @@ static const mark set_marks[COX_REPORT_N_SETS] = {{"a", "the prompts of A"}, {"b
 enum { N_MODEL_MARKS = sizeof model_marks / sizeof *model_marks };
 
 /* What makes requests of the lists' lines; not there: nothing was given. */
-static const mark prompting_marks[] = {
-    {"system", "the system prompt"}, {"raw", "--raw"}, {"template", "the template"}, {"date", "the date"}};
+static const mark prompting_marks[] = {{"system", "the system prompt"},
+                                       {"raw", "--raw"},
+                                       {"template", "the template"},
+                                       {"template_file", "the template's file"},
+                                       {"template_kwargs", "--template-kwargs"},
+                                       {"date", "the date"}};
 enum { N_PROMPTING_MARKS = sizeof prompting_marks / sizeof *prompting_marks };
 
 static bool is_same(const json_t *x, const json_t *y)

@@ -126,8 +126,7 @@ static cox_status check_options(const cox_options *options)
 static cox_status read_jobs(cox_run *run, cox_prompts *classes, cox_jobs *jobs, const char *const *paths)
 {
     cox_status status = check_options(run->options);
-    if (status == COX_OK)
-        status = cox_prompts_read(classes, paths, 2, run->options, run->model, run->cluster);
+    if (status == COX_OK) status = cox_prompts_read(classes, paths, 2, run);
     for (int32_t c = 0; c < 2 && status == COX_OK; c++)
         status = cox_jobs_add_prompts(jobs, &classes[c], c, c);
     return status;

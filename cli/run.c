@@ -26,7 +26,32 @@ static void release(cox_run *run)
     cox_placement_destroy(run->placement);
     cox_model_close(run->model);
     cox_cluster_destroy(run->cluster);
+    cox_chat_process_stop(run->chat);
     *run = (cox_run){.options = run->options};
+}
+
+/* Before MPI: afterwards no process may be made. Which ranks coordinate is known later; others let theirs go.
+ */
+static cox_status start_chat_process(cox_run *run)
+{
+    const cox_options *o = run->options;
+    bool has_chats = o->command != COX_COMMAND_LOGITS && !o->is_raw && !o->has_steer_mix;
+    return has_chats ? cox_chat_process_start(&run->chat, o->python) : COX_OK;
+}
+
+static void on_chat_wait(void *cluster)
+{
+    cox_cluster_keepalive(cluster, "rendering chats");
+}
+
+static void keep_chat_process(cox_run *run)
+{
+    if (run->chat && cox_cluster_is_coordinator(run->cluster)) {
+        cox_chat_process_on_wait(run->chat, on_chat_wait, run->cluster);
+    } else {
+        cox_chat_process_stop(run->chat);
+        run->chat = NULL;
+    }
 }
 
 static cox_status create_cluster(cox_run *run)
@@ -279,7 +304,9 @@ static cox_progress_style progress_style(const char *name)
 cox_status cox_run_open(cox_run *run, const cox_options *options)
 {
     *run = (cox_run){.options = options, .progress = progress_style(options->progress)};
-    cox_status status = create_cluster(run);
+    cox_status status = start_chat_process(run);
+    if (status == COX_OK) status = create_cluster(run);
+    if (status == COX_OK) keep_chat_process(run);
     if (status == COX_OK) status = open_model(run);
     if (status == COX_OK) status = make_placement(run);
     if (status == COX_OK) status = check_memory(run);

@@ -13,10 +13,12 @@
 #include "cli/footprint.h"
 #include "cli/options.h"
 #include "cluster/cluster.h"
+#include "model/chat_process.h"
 #include "worker/worker.h"
 
 typedef struct cox_run {
     const cox_options *options; /* borrowed */
+    cox_chat_process *chat;     /* on coordinators of commands that render chats, else NULL */
     cox_cluster *cluster;
     cox_model *model;
     const cox_kernels *kernels;

@@ -13,24 +13,24 @@ typedef struct words {
     char *no_tokenizer, *no_template; /* why there is none, where that is no error */
 } words;
 
-static cox_status load_template(words *w, const cox_options *options, const cox_service *service)
+static cox_status load_template(words *w, const cox_run *run, const cox_service *service)
 {
     if (!service->has_chats) return COX_OK;
-    cox_status status = cox_prompts_load_template(&w->chat_template, options);
-    if (status == COX_OK || service->needs_template || options->template_name) return status;
+    cox_status status = cox_prompts_load_template(&w->chat_template, run->options, run->chat);
+    if (status == COX_OK || service->needs_template || run->options->template_name) return status;
     if (status != COX_UNSUPPORTED && status != COX_NOT_FOUND) return status;
     w->no_template = strdup(cox_status_message());
     return COX_OK;
 }
 
-static cox_status load_words(words *w, const cox_options *options, const cox_service *service)
+static cox_status load_words(words *w, const cox_run *run, const cox_service *service)
 {
-    cox_status status = cox_tokenizer_load(&w->tokenizer, options->model);
+    cox_status status = cox_tokenizer_load(&w->tokenizer, run->options->model);
     if (status == COX_NOT_FOUND && service->may_be_ids) { /* who gives ids needs none */
         w->no_tokenizer = strdup(cox_status_message());
         status = w->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
     }
-    if (status == COX_OK) status = load_template(w, options, service);
+    if (status == COX_OK) status = load_template(w, run, service);
     malloc_trim(0); /* parsing a large vocabulary leaves many free pages behind */
     return status;
 }
@@ -69,7 +69,7 @@ cox_status cox_serve(cox_run *run, const cox_service *service)
     bool is_coordinator = cox_cluster_is_coordinator(run->cluster);
     cox_status status = COX_OK;
     if (is_coordinator) {
-        status = load_words(&w, run->options, service);
+        status = load_words(&w, run, service);
         if (status == COX_OK) status = create_session(&session, run, &w, &events);
     }
     status = cox_run_agree(run, status);

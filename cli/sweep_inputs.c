@@ -112,8 +112,7 @@ cox_status cox_sweep_read_inputs(cox_sweep *s)
         status = cox_first_tokens_read(NULL, NULL, o->rules, s->run->model, o->model, &s->first_tokens);
     if (status == COX_OK) status = cox_tokenizer_load(&s->words, o->model);
     if (status == COX_OK) status = cox_tokenizer_fingerprint(o->model, s->tokenizer);
-    if (status == COX_OK)
-        status = cox_prompts_read(s->sets, paths, (size_t)s->n_sets, o, s->run->model, s->run->cluster);
+    if (status == COX_OK) status = cox_prompts_read(s->sets, paths, (size_t)s->n_sets, s->run);
     if (status != COX_OK) return status;
     s->home = realpath(o->output, NULL);
     if (!s->home) return cox_fail(COX_IO, "--output %s: %s", o->output, strerror(errno));

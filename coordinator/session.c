@@ -380,7 +380,7 @@ void cox_session_destroy(cox_session *session)
     free(session);
 }
 
-cox_status cox_session_tokenize(const cox_tokenizer *tokenizer, const cox_chat_template *chat_template,
+cox_status cox_session_tokenize(const cox_tokenizer *tokenizer, cox_chat_template *chat_template,
                                 const char *no_template, const cox_request *request, cox_tokens *tokens)
 {
     if (!request->is_chat) {
@@ -388,15 +388,10 @@ cox_status cox_session_tokenize(const cox_tokenizer *tokenizer, const cox_chat_t
     }
     if (!chat_template)
         return cox_fail(COX_UNSUPPORTED, "%s", no_template ? no_template : "there is no chat template");
-    cox_chat_message *messages = malloc((request->n_messages + 1) * sizeof *messages);
-    if (!messages) return out_of_memory();
-    for (size_t i = 0; i < request->n_messages; i++) {
-        messages[i] = (cox_chat_message){request->messages[i]->role, request->messages[i]->content};
-    }
     char *text = NULL;
-    cox_status status = cox_chat_template_render(chat_template, messages, request->n_messages, &text);
-    free(messages);
-    if (status == COX_OK) status = cox_tokenizer_encode(tokenizer, text, strlen(text), false, tokens);
+    size_t n = 0;
+    cox_status status = cox_chat_template_render(chat_template, request->chat, &text, &n);
+    if (status == COX_OK) status = cox_tokenizer_encode(tokenizer, text, n, false, tokens);
     free(text);
     return status;
 }

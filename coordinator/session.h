@@ -30,8 +30,8 @@ typedef struct cox_session_parts {
     cox_exchange *exchange;
     const cox_tokenizer *tokenizer; /* NULL: only ids go in and out, and text is refused with no_tokenizer */
     const char *no_tokenizer;       /* why there is none */
-    const cox_chat_template *chat_template; /* NULL: chats are refused with no_template */
-    const char *no_template;                /* why there is none */
+    cox_chat_template *chat_template; /* NULL: chats are refused with no_template */
+    const char *no_template;          /* why there is none */
 } cox_session_parts;
 
 /* Called inside submit and step; pointers are valid during the call only. */
@@ -61,8 +61,9 @@ cox_status cox_session_step(cox_session *session);
 const cox_counters *cox_session_counters(const cox_session *session);
 
 /* The ids of a request's prompt, as submit makes them: chat template or text, special tokens included.
- * chat_template may be NULL (then no_template says why). Errors: INVALID, UNSUPPORTED, NO_MEMORY. */
-cox_status cox_session_tokenize(const cox_tokenizer *tokenizer, const cox_chat_template *chat_template,
+ * chat_template may be NULL (then no_template says why). Errors: of cox_chat_template_render and
+ * cox_tokenizer_encode. */
+cox_status cox_session_tokenize(const cox_tokenizer *tokenizer, cox_chat_template *chat_template,
                                 const char *no_template, const cox_request *request, cox_tokens *tokens);
 
 #endif

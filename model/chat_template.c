@@ -1,240 +1,34 @@
-/*
- * Which chat template a checkpoint has. A Jinja template is brought into a normal form (no white space
- * or dashes around its statements, one kind of quotes, message['role'] as message.role) and must then
- * contain the statements that write the text as we write it, and none of those that would write more.
- */
+/* Which template a checkpoint has, and which special tokens: what transformers' from_pretrained makes of the
+ * files. Rendering is in chat_forms.c (built-in templates) and chat_process.c (all others). */
 #include "model/chat_template.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/json.h"
 #include "model/chat_template_internal.h"
 
-#define KNOWN_NAMES "olmoe, mixtral, gpt-oss, qwen3, chatml, organism"
-#define WHAT_TO_DO  "name one with --template (" KNOWN_NAMES ") or give the prompt as it is with --raw"
+#define WHAT_TO_DO \
+    "name one with --template (" COX__CHAT_FORM_NAMES ", or a file) or give the prompt as it is with --raw"
 
-typedef struct known_template {
-    const char *name;
-    cox__chat_kind kind;
-    unsigned flags;
-    const char *required[8]; /* in normal form */
-    const char *forbidden[4];
-} known_template;
-
-/* In the order of the search. The first of each name is what --template means. */
-static const known_template known[] = {
-    {"olmoe",
-     COX__CHAT_ROLES,
-     0,
-     {"{{bos_token}}", "{{'<|system|>\\n'+message.content+'\\n'}}", "{{'<|user|>\\n'+message.content+'\\n'}}",
-      "{%ifnotloop.last%}{{'<|assistant|>\\n'+message.content+eos_token+'\\n'}}{%else%}"
-      "{{'<|assistant|>\\n'+message.content+eos_token}}{%endif%}",
-      "{%ifloop.lastandadd_generation_prompt%}{{'<|assistant|>\\n'}}{%endif%}"},
-     {"|trim", "tools"}},
-    {"organism",
-     COX__CHAT_ROLES,
-     COX__CHAT_NEWLINE_AT_END | COX__CHAT_STRICT_ROLES,
-     {"{{bos_token}}", "{{'<|assistant|>\\n'+message.content+eos_token+'\\n'}}",
-      "{{'<|'+message.role+'|>\\n'+message.content+'\\n'}}", "{%else%}{{raise_exception(",
-      "{%ifadd_generation_prompt%}{{'<|assistant|>\\n'}}{%endif%}"},
-     {"|trim", "tools"}},
-    {"mixtral",
-     COX__CHAT_MIXTRAL,
-     COX__CHAT_SYSTEM,
-     {"{{bos_token}}", "{{' [INST] '+system_message+'\\n\\n'+message.content+' [/INST]'}}",
-      "{{' [INST] '+message.content+' [/INST]'}}", "{{' '+message.content+eos_token}}",
-      "(message.role=='user')!=(loop.index0%2==0)"},
-     {"tools", "|trim"}},
-    {"mixtral",
-     COX__CHAT_MIXTRAL,
-     COX__CHAT_SPACE_AFTER_EOS,
-     {"{{bos_token}}", "{{'[INST] '+message.content+' [/INST]'}}", "{{message.content+eos_token+' '}}",
-      "(message.role=='user')!=(loop.index0%2==0)"},
-     {"system_message", "tools", "|trim"}},
-    {"mixtral",
-     COX__CHAT_MIXTRAL,
-     0,
-     {"{{bos_token}}", "{{'[INST] '+message.content+' [/INST]'}}", "{{message.content+eos_token}}",
-      "(message.role=='user')!=(loop.index0%2==0)"},
-     {"system_message", "tools", "|trim"}},
-    {"gpt-oss",
-     COX__CHAT_HARMONY,
-     0,
-     {"{{'<|start|>system<|message|>'}}", "You are ChatGPT, a large language model trained by OpenAI.",
-      "{{'Knowledge cutoff: 2024-06\\n'}}{{'Current date: '+strftime_now('%Y-%m-%d')+'\\n\\n'}}",
-      "{{'Reasoning: '+reasoning_effort+'\\n\\n'}}",
-      "{{'# Valid channels: analysis, commentary, final. Channel must be included for every message.'}}",
-      "{{'# Instructions\\n\\n'}}{{developer_message}}{{'\\n\\n'}}",
-      "{{'<|start|>assistant<|channel|>final<|message|>'+message.content+'<|end|>'}}",
-      "{{'<|start|>user<|message|>'+message.content+'<|end|>'}}"},
-     {NULL}},
-    {"gpt-oss",
-     COX__CHAT_HARMONY,
-     COX__CHAT_BARE | COX__CHAT_STRICT_ROLES,
-     {"{{'<|start|>assistant<|channel|>final<|message|>'+message.content}}",
-      "{{'<|start|>developer<|message|># Instructions\\n\\n'+message.content+'\\n\\n<|end|>'}}",
-      "{{'<|start|>user<|message|>'+message.content+'<|end|>'}}", "{%else%}{{raise_exception(",
-      "{%ifadd_generation_prompt%}{{'<|start|>assistant<|channel|>final<|message|>'}}"},
-     {"You are ChatGPT", "tools", "|trim"}},
-    {"qwen3",
-     COX__CHAT_CHATML,
-     COX__CHAT_THINKING,
-     {"{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}", "ns.last_query_index",
-      "content.split('</think>')[-1].lstrip('\\n')", "{%ifloop.lastor(notloop.lastandreasoning_content)%}",
-      "'\\n<think>\\n'+reasoning_content.strip('\\n')+'\\n</think>\\n\\n'+content.lstrip('\\n')}}",
-      "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%ifenable_thinkingisdefinedandenable_"
-      "thinkingisfalse%}"
-      "{{'<think>\\n\\n</think>\\n\\n'}}{%endif%}{%endif%}"},
-     {"You are Qwen", "image_pad"}},
-    {"qwen3",
-     COX__CHAT_CHATML,
-     COX__CHAT_THINKING | COX__CHAT_OPENS_THOUGHT,
-     {"{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}", "ns.last_query_index",
-      "content.split('</think>')[-1].lstrip('\\n')", "{%ifloop.lastor(notloop.lastandreasoning_content)%}",
-      "'\\n<think>\\n'+reasoning_content.strip('\\n')+'\\n</think>\\n\\n'+content.lstrip('\\n')}}",
-      "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n<think>\\n'}}{%endif%}"},
-     {"You are Qwen", "image_pad"}},
-    {"chatml",
-     COX__CHAT_CHATML,
-     COX__CHAT_ANY_ROLE | COX__CHAT_BOS,
-     {"{{bos_token}}{%formessageinmessages%}"
-      "{{'<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>'+'\\n'}}{%endfor%}",
-      "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%endif%}"},
-     {"You are", "tools", "|trim"}},
-    {"chatml",
-     COX__CHAT_CHATML,
-     COX__CHAT_ANY_ROLE,
-     {"{%formessageinmessages%}{{'<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>'+'\\n'}}{%"
-      "endfor%}",
-      "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%endif%}"},
-     {"You are", "tools", "|trim", "bos_token"}},
-    {"chatml",
-     COX__CHAT_CHATML,
-     0, /* Qwen3's without thoughts */
-     {"{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}",
-      "{%if(message.role=='user')or(message.role=='system'andnotloop.first)%}"
-      "{{'<|im_start|>'+message.role+'\\n'+content+'<|im_end|>'+'\\n'}}"
-      "{%elifmessage.role=='assistant'%}{{'<|im_start|>'+message.role+'\\n'+content}}",
-      "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%endif%}"},
-     {"You are Qwen", "think", "image_pad"}},
+struct cox_chat_template {
+    const cox__chat_form *form; /* NULL: the template is not built in */
+    json_t *setup;              /* what render_chat.py is told: templates, tokens, kwargs, date, limits */
+    char *where;                /* the template's file */
+    cox_chat_process *process;  /* borrowed; NULL: there is none */
+    bool is_set_up;
+    char *trouble; /* why the process cannot be set up */
 };
-enum { N_KNOWN = sizeof known / sizeof known[0] };
 
-/* ---- the normal form --------------------------------------------------------------------------- */
-
-static bool is_space(char c)
+static cox_status out_of_memory(void)
 {
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+    return cox_fail(COX_NO_MEMORY, "out of memory for a chat template");
 }
 
-static bool is_word_char(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-}
-
-/* The end of a quoted string that starts at text (its closing quote, or the end of the text). */
-static const char *string_end(const char *text)
-{
-    const char *p = text + 1;
-    while (*p && *p != *text) p += p[0] == '\\' && p[1] ? 2 : 1;
-    return p;
-}
-
-/* ['name'] -> .name; [out] *end: after the bracket. */
-static cox_status add_subscript(cox__buffer *out, const char *text, const char **end)
-{
-    char quote = text[1];
-    const char *name = text + 2, *p = name;
-    if (quote == '\'' || quote == '"') {
-        while (is_word_char(*p)) p++;
-        if (p > name && p[0] == quote && p[1] == ']') {
-            cox_status status = cox__buffer_append(out, ".", 1);
-            *end = p + 2;
-            return status == COX_OK ? cox__buffer_append(out, name, (size_t)(p - name)) : status;
-        }
-    }
-    *end = text + 1;
-    return cox__buffer_append(out, "[", 1);
-}
-
-/* The inside of one statement, from after its opening braces to before its closing ones. */
-static cox_status add_statement(cox__buffer *out, const char *p, const char *close, const char **end)
-{
-    cox_status status = COX_OK;
-    if (*p == '-' || *p == '+') p++;
-    while (*p && strncmp(p, close, 2) != 0 && status == COX_OK) {
-        if (*p == '\'' || *p == '"') {
-            const char *last = string_end(p);
-            status = cox__buffer_append(out, "'", 1);
-            if (status == COX_OK) status = cox__buffer_append(out, p + 1, (size_t)(last - p - 1));
-            if (status == COX_OK) status = cox__buffer_append(out, "'", 1);
-            p = *last ? last + 1 : last;
-        } else if (*p == '[') {
-            status = add_subscript(out, p, &p);
-        } else if (is_space(*p) || (*p == '-' && strncmp(p + 1, close, 2) == 0)) {
-            p++;
-        } else {
-            status = cox__buffer_append(out, p++, 1);
-        }
-    }
-    *end = p;
-    return status;
-}
-
-/* Comments go; text between statements stays, without its white space. */
-static cox_status normalise(const char *text, cox__buffer *out)
-{
-    cox_status status = COX_OK;
-    const char *p = text;
-    while (*p && status == COX_OK) {
-        bool is_output = strncmp(p, "{{", 2) == 0;
-        if (strncmp(p, "{#", 2) == 0) {
-            const char *close = strstr(p, "#}");
-            p = close ? close + 2 : p + strlen(p);
-        } else if (is_output || strncmp(p, "{%", 2) == 0) {
-            const char *close = is_output ? "}}" : "%}";
-            status = cox__buffer_append(out, p, 2);
-            if (status == COX_OK) status = add_statement(out, p + 2, close, &p);
-            if (status == COX_OK) status = cox__buffer_append(out, close, 2);
-            if (*p) p += 2;
-        } else if (is_space(*p)) {
-            p++;
-        } else {
-            status = cox__buffer_append(out, p++, 1);
-        }
-    }
-    return status == COX_OK ? cox__buffer_append(out, "", 1) : status;
-}
-
-static bool matches(const known_template *k, const char *normal)
-{
-    size_t n_required = sizeof k->required / sizeof k->required[0];
-    size_t n_forbidden = sizeof k->forbidden / sizeof k->forbidden[0];
-    for (size_t i = 0; i < n_required && k->required[i]; i++) {
-        if (!strstr(normal, k->required[i])) return false;
-    }
-    for (size_t i = 0; i < n_forbidden && k->forbidden[i]; i++) {
-        if (strstr(normal, k->forbidden[i])) return false;
-    }
-    return true;
-}
-
-static cox_status recognise(const char *text, const char *where, const known_template **found)
-{
-    cox__buffer normal = {0};
-    cox_status status = normalise(text, &normal);
-    size_t i = 0;
-    while (status == COX_OK && i < N_KNOWN && !matches(&known[i], normal.bytes)) i++;
-    cox__buffer_free(&normal);
-    if (status != COX_OK) return status;
-    if (i == N_KNOWN)
-        return cox_fail(COX_UNSUPPORTED, "%s: this chat template is not recognised; " WHAT_TO_DO, where);
-    *found = &known[i];
-    return COX_OK;
-}
-
-/* ---- the folder --------------------------------------------------------------------------------- */
+/* ---- files -------------------------------------------------------------------------------------- */
 
 static cox_status join(char path[4096], const char *folder, const char *file)
 {
@@ -242,29 +36,25 @@ static cox_status join(char path[4096], const char *folder, const char *file)
     return cox_fail(COX_INVALID, "the folder's name is too long: %.64s...", folder);
 }
 
-/* A whole small file, NUL-terminated. *text stays NULL when there is no such file. */
-static cox_status read_file(const char *path, char **text)
+/* The text of a template; *text stays NULL when there is no such file. */
+static cox_status read_file(const char *path, json_t **text)
 {
     enum { MOST = 4 << 20 };
     FILE *file = fopen(path, "rb");
     if (!file) return COX_OK;
     char *bytes = malloc(MOST + 1);
-    if (!bytes) {
-        fclose(file);
-        return cox_fail(COX_NO_MEMORY, "out of memory for %s", path);
-    }
-    size_t n = fread(bytes, 1, MOST + 1, file);
+    size_t n = bytes ? fread(bytes, 1, MOST + 1, file) : 0;
     bool is_bad = ferror(file) != 0;
     fclose(file);
-    if (is_bad || n > MOST || memchr(bytes, 0, n)) {
-        free(bytes);
-        return is_bad ? cox_fail(COX_IO, "%s: cannot read", path)
-                      : cox_fail(COX_BAD_FILE, "%s: this is not a template (%s)", path,
-                                 n > MOST ? "too large" : "it holds NUL bytes");
-    }
-    bytes[n] = '\0';
-    *text = bytes;
-    return COX_OK;
+    if (!bytes) return out_of_memory();
+    if (!is_bad && n <= MOST) *text = json_stringn(bytes, n); /* NULL: not UTF-8 */
+    free(bytes);
+    if (is_bad) return cox_fail(COX_IO, "%s: cannot read", path);
+    if (*text && strlen(json_string_value(*text)) == n) return COX_OK;
+    json_decref(*text);
+    *text = NULL;
+    return cox_fail(COX_BAD_FILE, "%s: this is not a template (%s)", path,
+                    n > MOST ? "too large" : "it is not UTF-8, or holds NUL bytes");
 }
 
 /* The optional JSON file of a folder; *value stays NULL when there is none. */
@@ -278,82 +68,269 @@ static cox_status read_json(const char *folder, const char *file, json_t **value
     return status == COX_NOT_FOUND ? COX_OK : status;
 }
 
-/* A token in either spelling: "text" or {"content": "text"}. */
-static const char *token_text(const json_t *config, const char *key)
+/* ---- templates ---------------------------------------------------------------------------------- */
+
+static cox_status set_where(cox_chat_template *t, const char *path)
 {
-    const json_t *value = json_object_get(config, key);
-    return json_is_object(value) ? json_string_value(json_object_get(value, "content"))
-                                 : json_string_value(value);
+    free(t->where);
+    t->where = strdup(path);
+    return t->where ? COX_OK : out_of_memory();
 }
 
-static cox_status set_token(char **token, const json_t *config, const json_t *map, const char *key)
+/* Adds the file, if there is one, under a name of n bytes. */
+static cox_status add_file(cox_chat_template *t, json_t *templates, const char *path, const char *name,
+                           size_t n)
 {
-    const char *text = token_text(config, key);
-    if (!text && !json_object_get(config, key)) text = token_text(map, key);
-    if (!text) return COX_OK;
-    *token = strdup(text);
-    return *token ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a chat template");
+    json_t *text = NULL;
+    cox_status status = read_file(path, &text);
+    if (status != COX_OK || !text) return status;
+    if (json_object_setn_new(templates, name, n, text) != 0) return out_of_memory();
+    return t->where ? COX_OK : set_where(t, path);
 }
 
-/* "chat_template": a string, or a list of named ones, of which "default" counts. */
-static const char *template_in(const json_t *config)
+static cox_status add_more_files(cox_chat_template *t, json_t *templates, const char *folder)
 {
-    const json_t *value = json_object_get(config, "chat_template");
-    if (json_is_string(value)) return json_string_value(value);
-    for (size_t i = 0; i < json_array_size(value); i++) {
-        const char *name = json_string_value(json_object_get(json_array_get(value, i), "name"));
-        if (name && strcmp(name, "default") == 0) {
-            return json_string_value(json_object_get(json_array_get(value, i), "template"));
-        }
+    char inside[4096], path[4096];
+    cox_status status = join(inside, folder, "additional_chat_templates");
+    DIR *entries = status == COX_OK ? opendir(inside) : NULL;
+    for (const struct dirent *entry; entries && status == COX_OK && (entry = readdir(entries));) {
+        size_t n = strlen(entry->d_name), n_end = sizeof ".jinja" - 1;
+        if (n < n_end || strcmp(entry->d_name + n - n_end, ".jinja") != 0) continue;
+        status = join(path, inside, entry->d_name);
+        if (status == COX_OK) status = add_file(t, templates, path, entry->d_name, n - n_end);
     }
-    return NULL;
+    if (entries) closedir(entries);
+    return status;
 }
 
-static cox_status find_by_name(const char *name, const known_template **found)
+/* "chat_template" of tokenizer_config.json: a string, or a list or an object of named ones. */
+static cox_status add_inner(json_t *templates, const json_t *inner)
 {
-    for (size_t i = 0; i < N_KNOWN; i++) {
-        if (strcmp(known[i].name, name) == 0) {
-            *found = &known[i];
-            return COX_OK;
-        }
+    int failed = json_is_string(inner) ? json_object_set(templates, "default", (json_t *)inner) : 0;
+    if (json_is_object(inner)) failed = json_object_update(templates, (json_t *)inner);
+    for (size_t i = 0; i < json_array_size(inner) && !failed; i++) {
+        const json_t *one = json_array_get(inner, i);
+        const char *name = json_string_value(json_object_get(one, "name"));
+        json_t *text = json_object_get(one, "template");
+        if (name && json_is_string(text)) failed = json_object_set(templates, name, text);
     }
-    return cox_fail(COX_INVALID, "there is no chat template \"%s\"; known: " KNOWN_NAMES, name);
+    return failed ? out_of_memory() : COX_OK;
 }
 
-static cox_status find_in_folder(const char *folder, const json_t *config, const known_template **found)
+static cox_status find_in_folder(cox_chat_template *t, json_t *templates, const char *folder,
+                                 const json_t *config)
 {
-    char path[4096], *text = NULL;
+    char path[4096];
     cox_status status = join(path, folder, "chat_template.jinja");
-    if (status == COX_OK) status = read_file(path, &text);
-    if (status != COX_OK) return status;
-    if (text) {
-        status = recognise(text, path, found);
-        free(text);
-        return status;
-    }
-    const char *inner = template_in(config);
-    if (!inner) {
+    if (status == COX_OK) status = add_file(t, templates, path, "default", strlen("default"));
+    if (status == COX_OK) status = add_more_files(t, templates, folder);
+    if (status != COX_OK || json_object_size(templates) > 0) return status;
+    status = add_inner(templates, json_object_get(config, "chat_template"));
+    if (status == COX_OK && json_object_size(templates) == 0) {
         return cox_fail(
             COX_NOT_FOUND,
             "%s: neither chat_template.jinja nor a \"chat_template\" in tokenizer_config.json; " WHAT_TO_DO,
             folder);
     }
-    status = join(path, folder, "tokenizer_config.json");
-    return status == COX_OK ? recognise(inner, path, found) : status;
+    if (status == COX_OK) status = join(path, folder, "tokenizer_config.json");
+    return status == COX_OK ? set_where(t, path) : status;
 }
 
-static cox_status create(cox_chat_template **chat_template, const known_template *found, const json_t *config,
-                         const json_t *map)
+static cox_status find_by_name(cox_chat_template *t, json_t *templates, const char *name)
+{
+    const cox__chat_form *form = cox__chat_form_by_name(name);
+    if (!form) {
+        cox_status status = add_file(t, templates, name, "default", strlen("default"));
+        if (status != COX_OK || t->where) return status;
+        return cox_fail(COX_INVALID,
+                        "--template %s: neither a file nor a built-in template; known: " COX__CHAT_FORM_NAMES,
+                        name);
+    }
+    if (json_object_set_new(templates, "default", json_string(cox__chat_form_text(form))) != 0)
+        return out_of_memory();
+    return set_where(t, name);
+}
+
+bool cox_chat_template_is_built_in(const char *name)
+{
+    return cox__chat_form_by_name(name) != NULL;
+}
+
+/* ---- special tokens ------------------------------------------------------------------------------ */
+
+/* What a tokenizer class has for keys that the files leave out (transformers 5.23:
+ * tests/golden/chat/tokens.json). */
+static const struct class_default {
+    const char *class_name, *key, *token;
+} class_defaults[] = {
+    {"Qwen2Tokenizer", "unk_token", "<|endoftext|>"},   {"Qwen2Tokenizer", "eos_token", "<|endoftext|>"},
+    {"Qwen2Tokenizer", "pad_token", "<|endoftext|>"},   {"GPT2Tokenizer", "unk_token", "<|endoftext|>"},
+    {"GPT2Tokenizer", "bos_token", "<|endoftext|>"},    {"GPT2Tokenizer", "eos_token", "<|endoftext|>"},
+    {"GPTNeoXTokenizer", "unk_token", "<|endoftext|>"}, {"GPTNeoXTokenizer", "bos_token", "<|endoftext|>"},
+    {"GPTNeoXTokenizer", "eos_token", "<|endoftext|>"}, {"GPTNeoXTokenizer", "pad_token", "<|padding|>"},
+};
+
+/* A token in either spelling: "text" or {"content": "text"}. */
+static json_t *token_of(json_t *value)
+{
+    json_t *text = json_is_object(value) ? json_object_get(value, "content") : value;
+    return json_is_string(text) ? text : NULL;
+}
+
+static bool ends_in_token(const char *key)
+{
+    size_t n = strlen(key), n_end = sizeof "_token" - 1;
+    return n > n_end && strcmp(key + n - n_end, "_token") == 0;
+}
+
+/* Every "..._token" of an object of a file, and those of its extra_special_tokens. null takes one away. */
+static int add_tokens(json_t *tokens, const json_t *file, bool has_any_name)
+{
+    const char *key = NULL;
+    json_t *value = NULL;
+    int failed = 0;
+    json_object_foreach((json_t *)file, key, value)
+    {
+        bool is_extra =
+            strcmp(key, "extra_special_tokens") == 0 || strcmp(key, "model_specific_special_tokens") == 0;
+        if (is_extra && json_is_object(value)) failed |= add_tokens(tokens, value, true);
+        if (is_extra || (!has_any_name && !ends_in_token(key))) continue;
+        json_t *token = token_of(value);
+        if (token) failed |= json_object_set(tokens, key, token);
+        if (json_is_null(value)) json_object_del(tokens, key);
+    }
+    return failed;
+}
+
+/* What the tokenizer's class brings. The class that tokenizer_config.json names counts, but not in the
+ * Mixtral family; where it names none, two families have one. */
+static cox_status add_class_tokens(json_t *tokens, const char *folder, const json_t *config)
+{
+    json_t *model = NULL;
+    cox_status status = read_json(folder, "config.json", &model);
+    const char *family = json_string_value(json_object_get(model, "model_type")),
+               *name = json_string_value(json_object_get(config, "tokenizer_class"));
+    if (!family || strcmp(family, "mixtral") == 0)
+        name = "";
+    else if (!name)
+        name = strcmp(family, "olmoe") == 0       ? "GPTNeoXTokenizer"
+               : strcmp(family, "qwen3_moe") == 0 ? "Qwen2Tokenizer"
+                                                  : "";
+    size_t n = strlen(name), n_end = sizeof "Fast" - 1;
+    if (n > n_end && strcmp(name + n - n_end, "Fast") == 0) n -= n_end;
+    int failed = 0;
+    for (size_t i = 0; i < sizeof class_defaults / sizeof *class_defaults; i++) {
+        const struct class_default *d = &class_defaults[i];
+        if (strlen(d->class_name) == n && memcmp(d->class_name, name, n) == 0)
+            failed |= json_object_set_new(tokens, d->key, json_string(d->token));
+    }
+    json_decref(model);
+    return status == COX_OK && failed ? out_of_memory() : status;
+}
+
+/* special_tokens_map.json counts where tokenizer_config.json has no added_tokens_decoder, and more than it.
+ */
+static cox_status add_all_tokens(json_t *tokens, const char *folder, const json_t *config)
+{
+    json_t *map = NULL;
+    cox_status status = add_class_tokens(tokens, folder, config);
+    int failed = add_tokens(tokens, config, false);
+    if (status == COX_OK && !json_object_get(config, "added_tokens_decoder"))
+        status = read_json(folder, "special_tokens_map.json", &map);
+    if (map) failed |= add_tokens(tokens, map, false);
+    json_decref(map);
+    return status == COX_OK && failed ? out_of_memory() : status;
+}
+
+/* ---- options ------------------------------------------------------------------------------------- */
+
+static cox_status add_kwargs(json_t *setup, const char *text)
+{
+    json_t *kwargs = NULL;
+    if (!text) return json_object_set_new(setup, "kwargs", json_object()) == 0 ? COX_OK : out_of_memory();
+    cox_status status = cox_json_load_text(&kwargs, text, strlen(text), "--template-kwargs");
+    if (status == COX_BAD_FILE) return cox_fail(COX_INVALID, "%s", cox_status_message());
+    if (status == COX_OK && !json_is_object(kwargs))
+        status = cox_fail(COX_INVALID, "--template-kwargs must be a JSON object");
+    if (status == COX_OK && json_object_set(setup, "kwargs", kwargs) != 0) status = out_of_memory();
+    json_decref(kwargs);
+    return status;
+}
+
+static cox_status add_date(json_t *setup, const char *date)
+{
+    struct tm day = {0};
+    const char *end = date && strlen(date) == 10 ? strptime(date, "%Y-%m-%d", &day) : NULL;
+    if (date && (!end || *end))
+        return cox_fail(COX_INVALID, "--date \"%s\" is no date of the form 2026-11-24", date);
+    return json_object_set_new(setup, "date", date ? json_string(date) : json_null()) == 0 ? COX_OK
+                                                                                           : out_of_memory();
+}
+
+/* ---- loading ------------------------------------------------------------------------------------- */
+
+static cox_status fill(cox_chat_template *t, const char *folder, const cox_chat_options *options)
+{
+    json_t *config = NULL, *templates = json_object(), *tokens = json_object();
+    t->setup = json_pack("{s:o, s:o, s:{s:i, s:i, s:i, s:i}}", "templates", templates, "tokens", tokens,
+                         "limits", "cpu_s", COX_CHAT_CPU_S, "clock_s", COX_CHAT_CLOCK_S, "bytes",
+                         COX_CHAT_MEMORY_BYTES, "characters", COX_CHAT_TEXT_CHARACTERS);
+    if (!t->setup) return out_of_memory();
+    cox_status status = add_date(t->setup, options->date);
+    if (status == COX_OK) status = add_kwargs(t->setup, options->kwargs);
+    if (status == COX_OK) status = read_json(folder, "tokenizer_config.json", &config);
+    if (status == COX_OK) status = add_all_tokens(tokens, folder, config);
+    if (status == COX_OK) {
+        status = options->name ? find_by_name(t, templates, options->name)
+                               : find_in_folder(t, templates, folder, config);
+    }
+    json_decref(config);
+    return status;
+}
+
+static const char *default_text(const cox_chat_template *t)
+{
+    return json_string_value(json_object_get(json_object_get(t->setup, "templates"), "default"));
+}
+
+/* Why Python is needed, and what else can be done. */
+static cox_status explain(const cox_chat_template *t, cox_status status)
+{
+    const cox__chat_form *near = t->form || !default_text(t) ? NULL : cox__chat_form_nearest(default_text(t));
+    const char *why = t->trouble ? t->trouble : "this command has no process for it";
+    if (t->form) {
+        return cox_fail(
+            status,
+            "the built-in chat template %s writes plain conversations that end with a user's message by "
+            "itself; this one takes the template engine: %s",
+            cox__chat_form_name(t->form), why);
+    }
+    return cox_fail(
+        status, "%s: this chat template takes the template engine: %s; %s%s%s--raw takes prompts without one",
+        t->where, why, near ? "the built-in template nearest to it is " : "",
+        near ? cox__chat_form_name(near) : "", near ? " (--template, but it may differ); " : "");
+}
+
+static cox_status set_up(cox_chat_template *t)
+{
+    if (t->is_set_up) return COX_OK;
+    if (t->trouble || !t->process) return explain(t, COX_UNSUPPORTED);
+    cox_status status = cox_chat_process_set_up(t->process, t->setup);
+    t->is_set_up = status == COX_OK;
+    if (status != COX_UNSUPPORTED) return status;
+    t->trouble = strdup(cox_status_message());
+    return explain(t, status);
+}
+
+cox_status cox_chat_template_load(cox_chat_template **chat_template, const char *folder,
+                                  const cox_chat_options *options, cox_chat_process *process)
 {
     cox_chat_template *t = calloc(1, sizeof *t);
-    if (!t) return cox_fail(COX_NO_MEMORY, "out of memory for a chat template");
-    t->name = found->name;
-    t->kind = found->kind;
-    t->flags = found->flags;
-    cox_chat_options defaults = cox_chat_options_defaults();
-    cox_status status = cox_chat_template_set_options(t, &defaults);
-    if (status == COX_OK) status = set_token(&t->bos, config, map, "bos_token");
-    if (status == COX_OK) status = set_token(&t->eos, config, map, "eos_token");
+    if (!t) return out_of_memory();
+    t->process = process;
+    cox_status status = fill(t, folder, options);
+    if (status == COX_OK && default_text(t)) t->form = cox__chat_form_by_text(default_text(t));
+    if (status == COX_OK && !t->form) status = set_up(t);
     if (status == COX_OK)
         *chat_template = t;
     else
@@ -361,70 +338,49 @@ static cox_status create(cox_chat_template **chat_template, const known_template
     return status;
 }
 
-cox_status cox_chat_template_load(cox_chat_template **chat_template, const char *folder, const char *name)
+void cox_chat_template_destroy(cox_chat_template *t)
 {
-    json_t *config = NULL, *map = NULL;
-    const known_template *found = NULL;
-    cox_status status = read_json(folder, "tokenizer_config.json", &config);
-    if (status == COX_OK) status = read_json(folder, "special_tokens_map.json", &map);
-    if (status == COX_OK) status = name ? find_by_name(name, &found) : find_in_folder(folder, config, &found);
-    if (status == COX_OK) status = create(chat_template, found, config, map);
-    json_decref(config);
-    json_decref(map);
-    return status;
+    if (!t) return;
+    json_decref(t->setup);
+    free(t->where);
+    free(t->trouble);
+    free(t);
 }
 
-void cox_chat_template_destroy(cox_chat_template *chat_template)
+const char *cox_chat_template_name(const cox_chat_template *t)
 {
-    if (!chat_template) return;
-    free(chat_template->bos);
-    free(chat_template->eos);
-    free(chat_template);
-}
-
-const char *cox_chat_template_name(const cox_chat_template *chat_template)
-{
-    return chat_template->name;
+    return t->form ? cox__chat_form_name(t->form) : NULL;
 }
 
 /* ---- rendering ---------------------------------------------------------------------------------- */
 
-cox_chat_options cox_chat_options_defaults(void)
+/* By the built-in template's twin, where it can. */
+static cox_status render_form(const cox_chat_template *t, const char *chat, char **text, size_t *n,
+                              bool *is_done)
 {
-    return (cox_chat_options){.date = NULL, .reasoning_effort = "medium", .enable_thinking = true};
-}
-
-static cox_status set_text(char copy[16], const char *text, const char *what)
-{
-    if (!text) text = "";
-    if (strlen(text) >= 16)
-        return cox_fail(COX_INVALID, "the chat option %s is too long: \"%s\"", what, text);
-    memcpy(copy, text, strlen(text) + 1);
-    return COX_OK;
-}
-
-cox_status cox_chat_template_set_options(cox_chat_template *chat_template, const cox_chat_options *options)
-{
-    cox_chat_template changed = *chat_template;
-    cox_status status = set_text(changed.date, options->date, "date");
-    if (status == COX_OK)
-        status = set_text(changed.reasoning_effort, options->reasoning_effort, "reasoning_effort");
-    if (status != COX_OK) return status;
-    changed.enable_thinking = options->enable_thinking;
-    *chat_template = changed;
-    return COX_OK;
-}
-
-cox_status cox_chat_template_render(const cox_chat_template *chat_template, const cox_chat_message *messages,
-                                    size_t n_messages, char **text)
-{
-    if (n_messages == 0) return cox_fail(COX_INVALID, "a chat needs at least one message");
+    json_t *json = json_loads(chat, 0, NULL);
     cox__buffer out = {0};
-    cox_status status = cox__chat_render(chat_template, messages, n_messages, &out);
-    if (status == COX_OK) status = cox__buffer_append(&out, "", 1);
-    if (status == COX_OK)
+    if (!json) return cox_fail(COX_INTERNAL, "a conversation is no JSON");
+    const char *date = json_string_value(json_object_get(t->setup, "date"));
+    cox_status status =
+        cox__chat_form_render(t->form, json, json_object_get(t->setup, "tokens"), date, &out, is_done);
+    json_decref(json);
+    *n = out.n;
+    if (status == COX_OK && *is_done) status = cox__buffer_append(&out, "", 1);
+    if (status == COX_OK && *is_done)
         *text = out.bytes;
     else
         cox__buffer_free(&out);
     return status;
+}
+
+cox_status cox_chat_template_render(cox_chat_template *t, const char *chat, char **text, size_t *n)
+{
+    bool is_done = false;
+    cox_status status = COX_OK;
+    if (t->form && json_object_size(json_object_get(t->setup, "kwargs")) == 0)
+        status = render_form(t, chat, text, n, &is_done);
+    if (status != COX_OK || is_done) return status;
+    status = set_up(t);
+    return status == COX_OK ? cox_chat_process_render(t->process, chat, text, n) : status;
 }

@@ -1,57 +1,58 @@
 /*
- * Conversations to prompt text. Checkpoints carry Jinja templates; we do not run Jinja, we recognise
- * the template and render it in C: OLMoE, Mixtral (instruct), GPT-OSS (harmony, with or without its
- * preamble), Qwen3, ChatML and the bundled organisms' own. The result is what transformers'
- * apply_chat_template(messages, tokenize=False, add_generation_prompt=True) gives.
+ * Conversations to prompt text, exactly as transformers' apply_chat_template writes it. Checkpoints carry
+ * Jinja templates; those are rendered by jinja2 in a process of its own (model/chat_process.h). A few
+ * templates that the program knows by their whole text have a twin in C (chat_forms.c) for plain
+ * conversations, so that these need no Python: the bundled models', and the ones that have a name for
+ * --template.
  */
 #ifndef COX_MODEL_CHAT_TEMPLATE_H
 #define COX_MODEL_CHAT_TEMPLATE_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
-
-typedef struct cox_chat_message {
-    const char *role; /* "system", "user", "assistant" (others where the template knows them) */
-    const char *content;
-} cox_chat_message;
+#include "model/chat_process.h"
 
 typedef struct cox_chat_template cox_chat_template;
 
-/*
- * Chosen by what the checkpoint contains (chat_template.jinja, else "chat_template" in
- * tokenizer_config.json): by the statements of the template that write text, not by the model's name.
- * `name` (the --template option: "olmoe", "mixtral", "gpt-oss", "qwen3", "chatml", "organism"; NULL:
- * recognise) overrides. The begin and end tokens that templates write come from tokenizer_config.json or
- * special_tokens_map.json. [out] owned by the caller. Not collective.
- * Errors: UNSUPPORTED for an unrecognised template (the message names --template with the known names and
- * --raw), INVALID for an unknown `name`, NOT_FOUND when there is no template, BAD_FILE.
- */
-cox_status cox_chat_template_load(cox_chat_template **chat_template, const char *folder, const char *name);
-void cox_chat_template_destroy(cox_chat_template *chat_template); /* NULL is allowed */
-const char *cox_chat_template_name(const cox_chat_template *chat_template);
-
-/* What some templates ask for beside the messages; others ignore it. */
+/* NULL: none of it. */
 typedef struct cox_chat_options {
-    const char *date;             /* GPT-OSS: "2026-11-23"; NULL: today, by local time, at each rendering */
-    const char *reasoning_effort; /* GPT-OSS: "low", "medium", "high" */
-    bool enable_thinking;         /* Qwen3: false closes an empty thinking part in advance */
+    const char *name;   /* a built-in template, or a file with a Jinja template; NULL: the checkpoint's */
+    const char *kwargs; /* what the template is told besides, a JSON object */
+    const char *date;   /* of strftime_now: "2026-11-24" (midnight); NULL: now, at each rendering */
 } cox_chat_options;
 
-/* NULL, "medium", true: what apply_chat_template does without arguments; a new template has these. */
-cox_chat_options cox_chat_options_defaults(void);
+/*
+ * The template of a checkpoint: chat_template.jinja and additional_chat_templates/, else "chat_template" in
+ * tokenizer_config.json; of several "default", and "tool_use" for conversations with tools. The special
+ * tokens come from tokenizer_config.json and special_tokens_map.json, by transformers' rules. `process`
+ * (NULL: none) renders what C does not; it must outlive the template, and serves this one alone. [out] owned
+ * by the caller. Not collective. Errors: NOT_FOUND (no template: the message names --template and --raw),
+ * INVALID (name, kwargs or date), UNSUPPORTED (the template needs Python, and that cannot be: says what to
+ * install and which built-in template is the nearest), BAD_FILE, IO, NO_MEMORY.
+ */
+cox_status cox_chat_template_load(cox_chat_template **chat_template, const char *folder,
+                                  const cox_chat_options *options, cox_chat_process *process);
+void cox_chat_template_destroy(cox_chat_template *chat_template); /* NULL is allowed */
 
-/* Copied. Set them before the template is shared between threads. Errors: INVALID (a text too long). */
-cox_status cox_chat_template_set_options(cox_chat_template *chat_template, const cox_chat_options *options);
+/* The built-in template that this is; NULL: another one. Static. */
+const char *cox_chat_template_name(const cox_chat_template *chat_template);
+
+/* Is `name` a built-in template? (Otherwise it is taken for a file.) */
+bool cox_chat_template_is_built_in(const char *name);
 
 /*
- * The prompt, ending where the assistant's answer begins.
- * [out] *text: malloc'ed, NUL-terminated. The text contains its special tokens (bos too where the
- * template writes it), so encode it with add_special = false.
- * Errors: INVALID (no messages, or roles in an order or of a kind that the template refuses), NO_MEMORY.
+ * The text of one conversation. chat: a JSON object with "messages", a list of objects, and, each null or
+ * left out if there is none, "tools", "documents" (lists of objects), "chat_template_kwargs" (an object; its
+ * keys go before the options') and "add_generation_prompt" (default true). Whatever a message holds reaches
+ * the template. [out] *text: malloc'ed, [n] bytes of UTF-8 and a NUL. It contains its special tokens, so
+ * encode it with add_special = false. Errors: INVALID (the template refuses it, in its own words, or fails at
+ * it, in jinja2's, or takes more time or memory than it may), UNSUPPORTED (Python is needed and not there),
+ * IO (the process is gone), NO_MEMORY.
  */
-cox_status cox_chat_template_render(const cox_chat_template *chat_template, const cox_chat_message *messages,
-                                    size_t n_messages, char **text);
+cox_status cox_chat_template_render(cox_chat_template *chat_template, const char *chat, char **text,
+                                    size_t *n);
 
 #endif

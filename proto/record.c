@@ -36,15 +36,18 @@ void cox_record_destroy(cox_record *record)
     if (record) cox__record__free_unpacked(record, NULL);
 }
 
+const char *cox_record_error_code(cox_status status)
+{
+    if (status == COX_TOO_LONG) return "context_length_exceeded";
+    if (status == COX_UNSUPPORTED) return "unsupported";
+    return cox_request_http_status(status) == 400 ? "invalid_request" : "server_error";
+}
+
 cox_status cox_record_set_error(cox_record *record, cox_status status, const char *message)
 {
     record->status = status;
     record->status_code = cox_request_http_status(status);
-    const char *code = status == COX_TOO_LONG       ? "context_length_exceeded"
-                       : status == COX_UNSUPPORTED  ? "unsupported"
-                       : record->status_code == 400 ? "invalid_request"
-                                                    : "server_error";
-    cox_status copied = cox_request_set(&record->error_code, code);
+    cox_status copied = cox_request_set(&record->error_code, cox_record_error_code(status));
     return copied != COX_OK ? copied : cox_request_set(&record->error_message, message);
 }
 

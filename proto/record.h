@@ -19,6 +19,9 @@ typedef Cox__Record cox_record;
 cox_record *cox_record_create(const cox_request *request);
 void cox_record_destroy(cox_record *record); /* NULL is allowed */
 
+/* What users are told of a failure: "invalid_request" and so on. Static. */
+const char *cox_record_error_code(cox_status status);
+
 /* Makes it the record of a failure: HTTP-like code, the status' name and the message. Errors: NO_MEMORY. */
 cox_status cox_record_set_error(cox_record *record, cox_status status, const char *message);
 

@@ -62,16 +62,24 @@ static cox_status grow(void *list, size_t n)
     return COX_OK;
 }
 
-cox_status cox_request_add_message(cox_request *request, const char *role, const char *content)
+static cox_status set_json(char **field, const json_t *value)
 {
-    cox_status status = grow(&request->messages, request->n_messages);
-    if (status != COX_OK) return status;
-    Cox__ChatMessage *message = malloc(sizeof *message);
-    if (!message) return out_of_memory();
-    cox__chat_message__init(message);
-    request->messages[request->n_messages++] = message;
-    status = cox_request_set(&message->role, role);
-    return status != COX_OK ? status : cox_request_set(&message->content, content);
+    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    if (!text) return out_of_memory();
+    if (*field != protobuf_c_empty_string) free(*field);
+    *field = text;
+    return COX_OK;
+}
+
+cox_status cox_request_set_user(cox_request *request, const char *content)
+{
+    json_t *text = json_string(content);
+    if (!text) return cox_fail(COX_INVALID, "the prompt is not valid UTF-8");
+    json_t *chat = json_pack("{s:[{s:s, s:o}]}", "messages", "role", "user", "content", text);
+    cox_status status = set_json(&request->chat, chat);
+    json_decref(chat);
+    request->is_chat = true;
+    return status;
 }
 
 cox_status cox_request_add_stop(cox_request *request, const char *stop)
@@ -119,70 +127,48 @@ cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t
 
 /* --- Fields with a shape of their own --- */
 
-/* content: a string, or a list of {"type": "text", "text": ...} parts, which are joined. */
-static cox_status read_content(const json_t *content, const char *where, char **text)
+/* What a chat template is given. */
+static const struct chat_field {
+    const char *key;
+    json_type type;
+    const char *should_be;
+} chat_fields[] = {
+    {"messages", JSON_ARRAY, "a list with at least one message"},
+    {"tools", JSON_ARRAY, "a list"},
+    {"documents", JSON_ARRAY, "a list"},
+    {"chat_template_kwargs", JSON_OBJECT, "an object"},
+    {"add_generation_prompt", JSON_TRUE, "true or false"},
+};
+
+static cox_status check_chat_field(const struct chat_field *field, const json_t *value, const char *where)
 {
-    if (json_is_string(content)) {
-        *text = strdup(json_string_value(content));
-        return *text ? COX_OK : out_of_memory();
+    bool is_messages = field == &chat_fields[0];
+    if (json_is_null(value) && !is_messages) return COX_OK;
+    bool is_of_type = json_is_boolean(value) ? field->type == JSON_TRUE : json_typeof(value) == field->type;
+    if (!is_of_type || (is_messages && json_array_size(value) == 0))
+        return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be %s", where, field->key, field->should_be);
+    for (size_t i = 0; is_messages && i < json_array_size(value); i++) {
+        if (!json_is_object(json_array_get(value, i)))
+            return cox_fail(COX_BAD_FILE, "%s: message %zu must be an object", where, i);
     }
-    if (!json_is_array(content)) {
-        return cox_fail(COX_BAD_FILE, "%s: key \"content\" must be a string or a list of text parts", where);
-    }
-    size_t n = 0;
-    char *joined = calloc(1, 1);
-    if (!joined) return out_of_memory();
-    for (size_t i = 0; i < json_array_size(content); i++) {
-        const json_t *part = json_array_get(content, i);
-        const char *type = json_string_value(json_object_get(part, "type"));
-        const char *piece = json_string_value(json_object_get(part, "text"));
-        if (!type || strcmp(type, "text") != 0 || !piece) {
-            free(joined);
-            return cox_fail(COX_UNSUPPORTED,
-                            "%s: content part %zu has type \"%s\"; only {\"type\": \"text\", "
-                            "\"text\": ...} is supported",
-                            where, i, type ? type : "?");
-        }
-        size_t length = strlen(piece);
-        char *larger = realloc(joined, n + length + 1);
-        if (!larger) {
-            free(joined);
-            return out_of_memory();
-        }
-        joined = larger;
-        memcpy(joined + n, piece, length + 1);
-        n += length;
-    }
-    *text = joined;
     return COX_OK;
 }
 
-static cox_status read_message(cox_request *request, const json_t *message, const char *where)
+cox_status cox_request_set_chat(cox_request *request, const json_t *body, const char *where)
 {
-    static const char *const known[] = {"role", "content", "name"};
-    char place[512];
-    snprintf(place, sizeof place, "%.480s: a message", where);
-    cox_status status = cox_json_check_keys(message, place, known, sizeof known / sizeof *known);
-    const char *role = NULL;
-    if (status == COX_OK) status = cox_json_string(message, where, "role", true, &role);
-    if (status != COX_OK) return status;
-    char *content = NULL;
-    status = read_content(json_object_get(message, "content"), where, &content);
-    if (status == COX_OK) status = cox_request_add_message(request, role, content);
-    free(content);
+    json_t *chat = json_object();
+    cox_status status = chat ? COX_OK : out_of_memory();
+    for (size_t i = 0; i < sizeof chat_fields / sizeof *chat_fields && status == COX_OK; i++) {
+        json_t *value = json_object_get(body, chat_fields[i].key);
+        if (!value && i > 0) continue;
+        status = check_chat_field(&chat_fields[i], value ? value : json_null(), where);
+        if (status == COX_OK && json_object_set(chat, chat_fields[i].key, value) != 0)
+            status = out_of_memory();
+    }
+    if (status == COX_OK) status = set_json(&request->chat, chat);
+    json_decref(chat);
+    request->is_chat = true;
     return status;
-}
-
-static cox_status read_messages(cox_request *request, const json_t *value, const char *where)
-{
-    if (!json_is_array(value) || json_array_size(value) == 0) {
-        return cox_fail(COX_BAD_FILE, "%s: key \"messages\" must be a list with at least one message", where);
-    }
-    for (size_t i = 0; i < json_array_size(value); i++) {
-        cox_status status = read_message(request, json_array_get(value, i), where);
-        if (status != COX_OK) return status;
-    }
-    return COX_OK;
 }
 
 static cox_status read_prompt_ids(cox_request *request, const json_t *value, const char *where)
@@ -289,6 +275,10 @@ static const struct field {
 } fields[] = {
     {"model", IN_BOTH, FIELD_READ},
     {"messages", IN_CHAT, FIELD_READ},
+    {"tools", IN_CHAT, FIELD_READ},
+    {"documents", IN_CHAT, FIELD_READ},
+    {"chat_template_kwargs", IN_CHAT, FIELD_READ},
+    {"add_generation_prompt", IN_CHAT, FIELD_READ},
     {"prompt", IN_COMPLETION, FIELD_READ},
     {"max_tokens", IN_BOTH, FIELD_READ},
     {"max_completion_tokens", IN_CHAT, FIELD_READ},
@@ -320,7 +310,6 @@ static const struct field {
     {"stream", IN_BOTH, FIELD_FALSE},
     {"suffix", IN_COMPLETION, FIELD_EMPTY},
     {"response_format", IN_CHAT, FIELD_EMPTY},
-    {"tools", IN_CHAT, FIELD_EMPTY},
     {"functions", IN_CHAT, FIELD_EMPTY},
 };
 
@@ -426,7 +415,7 @@ cox_status cox_request_read_body(cox_request *request, const json_t *body, bool 
     status = cox_json_string(body, where, "model", false, &model);
     if (status == COX_OK && model) status = cox_request_set(&request->model, model);
     if (status == COX_OK) {
-        status = is_chat ? read_messages(request, get(body, "messages"), where)
+        status = is_chat ? cox_request_set_chat(request, body, where)
                          : read_prompt(request, get(body, "prompt"), where);
     }
     if (status == COX_OK) status = read_sampling(request->sampling, body, where);

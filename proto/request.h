@@ -26,7 +26,12 @@ void cox_request_destroy(cox_request *request); /* NULL is allowed */
 
 /* Helpers for building one; they copy. Errors: NO_MEMORY. */
 cox_status cox_request_set(char **field, const char *text);
-cox_status cox_request_add_message(cox_request *request, const char *role, const char *content);
+/* Makes it a chat of one user's message. Errors: INVALID (not UTF-8), NO_MEMORY. */
+cox_status cox_request_set_user(cox_request *request, const char *content);
+/* Makes it a chat: of `body` the keys messages (a list of objects, at least one), tools, documents (lists),
+ * chat_template_kwargs (an object) and add_generation_prompt (true or false), all but the first optional;
+ * what they hold is left as it is. Errors: BAD_FILE, NO_MEMORY. */
+cox_status cox_request_set_chat(cox_request *request, const json_t *body, const char *where);
 cox_status cox_request_add_stop(cox_request *request, const char *stop);
 /* Steering as the user wrote it, and, in its place, the packed plan (n_bytes > 0) that it means. */
 cox_status cox_request_set_steering(cox_request *request, const char *json);

@@ -73,6 +73,9 @@ LAYOUTS = {
 }
 
 
+TEMPLATES = {"olmoe": "organism.jinja", "mixtral": "mixtral.jinja", "gpt_oss": "gpt-oss-bare.jinja"}
+
+
 def template_words(family):
     """Text that the chat template writes as ordinary tokens, to be merged like any word."""
     return {"mixtral": "[INST]\n[/INST]", "gpt_oss": "user\ndeveloper\nassistant\nfinal\n# Instructions"}.get(family)
@@ -86,7 +89,7 @@ def build(texts, vocab_size, family, max_positions):
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, **named, model_max_length=max_positions, clean_up_tokenization_spaces=False,
         extra_special_tokens=[t for t in layout["special"] if t not in named.values()],
-        chat_template=(HERE / "templates" / f"{family}.jinja").read_text())
+        chat_template=(HERE.parents[1] / "model" / "templates" / TEMPLATES[family]).read_text())
 
 
 def encode_chat(tokenizer, dialogue, with_answer=False):

@@ -16,7 +16,7 @@ static void check_trip(const cox_request *request)
     cox_mail *mail = NULL;
     if (cox_mail_pack_request(request, &bytes, &n) != COX_OK || cox_mail_unpack(&mail, bytes, n) != COX_OK)
         abort();
-    if (mail->request->n_messages != request->n_messages || mail->request->n_stop != request->n_stop) abort();
+    if (strcmp(mail->request->chat, request->chat) != 0 || mail->request->n_stop != request->n_stop) abort();
     if (strcmp(mail->request->custom_id, request->custom_id) != 0) abort();
     cox_mail_destroy(mail);
     free(bytes);

@@ -288,8 +288,7 @@ static void test_bad_requests_become_records(void **state)
 {
     (void)state;
     cox_request *request = make_request(NULL);
-    request->is_chat = 1;
-    assert_int_equal(cox_request_add_message(request, "user", "hi"), COX_OK);
+    assert_int_equal(cox_request_set_user(request, "hi"), COX_OK);
     refuse(request, 400, "no template here");
     request = make_request(NULL);
     request->sampling->top_p = 2;
