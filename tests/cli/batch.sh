@@ -15,7 +15,7 @@ chat() { # ID CONTENT FIELDS
     echo '{"custom_id":"half","url":"/v1/completions","body":{"prompt":"a \ud83d b"}}'
     printf '{"custom_id":"\xff"}\n'
     echo
-    chat tools "x" '"tools":[{"type":"function"}],'
+    chat tools "x" '"tools":{"type":"function"},'
     chat two "x" '"n":2,'
     chat typo "x" '"temprature":0.5,'
     chat hot "x" '"temperature":-1,'
