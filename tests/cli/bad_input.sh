@@ -91,7 +91,7 @@ cp "$model"/*.json "$model/model.safetensors" "$plain"
 sed -i 's/"chat_template"/"no_template"/' "$plain/tokenizer_config.json"
 refuses 3 "--template|--raw" generate --model "$plain" "${ask[@]}"
 echo '{{ something nobody knows }}' > "$plain/chat_template.jinja"
-refuses 5 "--template.*--raw" generate --model "$plain" "${ask[@]}"
+refuses 5 "python3-jinja2.*--raw" generate --model "$plain" "${ask[@]}" --python "$work/no-python"
 check "--raw needs no template" "$coxswain" generate --model "$plain" "${ask[@]}" --raw > /dev/null
 
 # Ranks

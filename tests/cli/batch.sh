@@ -18,7 +18,7 @@ first_id=$("$coxswain" generate --model "$model" --prompt "What is a kite?" --ma
     echo '{"custom_id":"half","url":"/v1/completions","body":{"prompt":"a \ud83d b"}}'
     printf '{"custom_id":"\xff"}\n'
     echo
-    chat tools "x" '"tools":[{"type":"function"}],'
+    chat tools "x" '"tools":{"type":"function"},'
     chat none "x" '"n":0,'
     chat typo "x" '"temprature":0.5,'
     chat hot "x" '"temperature":-1,'

@@ -68,9 +68,10 @@ bad 4 "expected" '{"text": "How?"}'
 bad 4 "expected" '["How?"]'
 bad 4 "" '{"prompt": "How?"'
 bad 4 "prompt" '{"prompt": 5}'
-bad 4 "role" '{"messages": [{"content": "x"}]}'
+bad 4 "message 0" '{"messages": ["x"]}'
 bad 5 "url" '{"custom_id": "1", "method": "POST", "url": "/v1/x", "body": {"prompt": "x"}}'
-bad 2 "its own messages; --system" '{"messages": [{"role": "user", "content": "x"}]}' --system "Be brief."
+bad 2 "its own system message; --system" '{"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}]}' \
+    --system "Be brief."
 bad 2 "its own messages; --raw" '{"messages": [{"role": "user", "content": "x"}]}' --raw
 bad 7 "context of" "{\"prompt\": \"$(printf 'hat %.0s' $(seq 5000))\"}"
 : > "$work/empty.jsonl"
