@@ -44,9 +44,11 @@ static cox_status read_layer(cox_pinned_routes *routes, const char *path, const 
 {
     char where[1024];
     snprintf(where, sizeof where, "%.700s: tensor \"%.200s\"", path, tensor->name);
-    int layer = -1, n_read = 0;
-    bool is_read =
-        sscanf(tensor->name, "layer.%d%n", &layer, &n_read) == 1 && layer >= 0 && layer < routes->n_layers;
+    char again[32]; /* just as it would be written: neither "layer.+1" nor "layer.4294967297" */
+    int layer = -1;
+    bool is_read = sscanf(tensor->name, "layer.%9d", &layer) == 1 && layer >= 0 && layer < routes->n_layers;
+    size_t n_read = (size_t)snprintf(again, sizeof again, "layer.%d", layer);
+    is_read = is_read && strncmp(tensor->name, again, n_read) == 0;
     if (is_read && cox__is_routes_companion(tensor->name + n_read)) return COX_OK;
     if (!is_read || tensor->name[n_read]) {
         return cox_fail(COX_BAD_FILE, "%s: is not \"layer.<l>\" of a layer of this model (0 to %d)", where,

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <sys/stat.h>
 
+#include "steering/tensor_file.h"
+
 static int write_one(const char *file, cox_vector vector)
 {
     return cox_vector_file_write(path_of(file), &vector, 1) == COX_OK ? 0 : -1;
@@ -42,6 +44,8 @@ static int set_up(void **state)
                                     twin[M_TOP_K] = {3, 3};
     const int32_t *layers[M_LAYERS] = {routes}, *wrong_layers[M_LAYERS] = {wrong},
                   *twin_layers[M_LAYERS] = {twin};
+    const cox_tensor_out odd[] = {{"layer.4294967296", "I32", {1, M_TOP_K}, routes}};
+    if (cox_tensor_file_write(path_of("odd.safetensors"), odd, 1, NULL) != COX_OK) return -1;
     return cox_pinned_routes_write(path_of("routes.safetensors"), layers, M_LAYERS, 3, M_TOP_K, NULL) ||
            cox_pinned_routes_write(path_of("narrow.safetensors"), layers, M_LAYERS, 3, 1, NULL) ||
            cox_pinned_routes_write(path_of("wrong.safetensors"), wrong_layers, M_LAYERS, 1, M_TOP_K, NULL) ||
@@ -213,6 +217,8 @@ static const refusal refusals[] = {
      "intervention 0: no row can reach it: force_out and force_in of interventions 1 to 2 together keep"},
     {ROUTER ", 'op': 'pin', 'routes': 'routes.safetensors'", "has no routes of layer 2"},
     {ROUTER ", 'op': 'pin', 'routes': 'v.safetensors'", "is not \"layer.<l>\""},
+    {"'site': 'router_logits', 'layer': 0, 'op': 'pin', 'routes': 'odd.safetensors'",
+     "\"layer.4294967296\": is not \"layer.<l>\""},
     {"'site': 'router_logits', 'layer': 0, 'op': 'pin', 'routes': 'narrow.safetensors'",
      "must be I32 [n_tokens, 2]"},
     {"'site': 'router_logits', 'layer': 0, 'op': 'pin', 'routes': 'wrong.safetensors'",
