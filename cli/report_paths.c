@@ -43,7 +43,8 @@ static json_t *seen(const view *v, const char *text)
     const char *mark = strchr(text, '#');
     int n_name = (int)(mark ? (size_t)(mark - text) : strlen(text));
     bool is_under = v->base && *text != '/';
-    int n = snprintf(path, sizeof path, "%s%s%.*s", is_under ? v->base : "", is_under ? "/" : "", n_name, text);
+    int n =
+        snprintf(path, sizeof path, "%s%s%.*s", is_under ? v->base : "", is_under ? "/" : "", n_name, text);
     if (n_name == 0 || n < 0 || (size_t)n >= sizeof path) return NULL;
     const char *there = realpath(path, found) ? found : *path == '/' ? path : NULL;
     char *name = there ? cox_path_seen_from(v->home, there) : NULL;

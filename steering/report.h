@@ -2,9 +2,9 @@
  * A study as one page: what a sweep measured, with controls, routing differences and the parts of a direction
  * beside it. Pure functions from what the commands wrote to tables in memory (report_cells.c,
  * report_inputs.c, report_judged.c), to HTML (report_page.c, report_verdict.c, report_findings.c,
- * report_heldout.c, report_answers.c, report_maps.c, report_charts.c) and to records (report_data.c). The page
- * asks for nothing from anywhere and is whole without its one script, which sorts and filters tables; equal
- * inputs give equal bytes.
+ * report_heldout.c, report_answers.c, report_maps.c, report_charts.c) and to records (report_data.c). The
+ * page asks for nothing from anywhere and is whole without its one script, which sorts and filters tables;
+ * equal inputs give equal bytes.
  */
 #ifndef COX_STEERING_REPORT_H
 #define COX_STEERING_REPORT_H
@@ -158,7 +158,7 @@ typedef struct cox_report_passed {
 typedef struct cox_report_heldout {
     const char *family, *aim, *control; /* aim "": the clean run; control "": the direction itself */
     double n[COX_REPORT_N_SETS],
-        yes[COX_REPORT_N_SETS]; /* answers, those that show the behaviour; n NaN: not asked */
+        yes[COX_REPORT_N_SETS];             /* answers, those that show the behaviour; n NaN: not asked */
     cox_interval effect[COX_REPORT_N_SETS]; /* in points, against the clean run */
     cox_report_calm calm;
     cox_interval calm_change;  /* as cox_report_passed.change, of the place itself; NaN: not said */
@@ -178,8 +178,8 @@ void cox_report_heldouts_free(cox_report_heldouts *heldouts);
 typedef struct cox_report {
     const char *title;
     const char *behaviour; /* the label that the sweep is about; NULL: its files do not say */
-    const json_t *run;  /* the sweep's parameters, from its journal */
-    const json_t *best; /* its best.json: the clean means; plans of the cells that were answered */
+    const json_t *run;     /* the sweep's parameters, from its journal */
+    const json_t *best;    /* its best.json: the clean means; plans of the cells that were answered */
     cox_report_cells cells;
     cox_report_cells controls; /* of a second sweep; n 0: none */
     const json_t *controls_run;
@@ -218,11 +218,11 @@ const char *cox_report_heldout_text(const cox_report *report, const cox_report_h
 /* What controls of one kind do beside a plan. */
 enum { COX_REPORT_MAX_DRAWS = 64 };
 typedef struct cox_report_draws {
-    size_t n, n_reach;                          /* n_reach: that reach the plan's interval */
-    double yes, mean;                           /* of answers that show it, of effects: the mean over draws */
-    double least, most;                         /* effects of draws */
-    cox_interval widest;                        /* the interval that reaches farthest from 0 */
-    cox_interval drawn[COX_REPORT_MAX_DRAWS];   /* the first of them, for the picture */
+    size_t n, n_reach;                        /* n_reach: that reach the plan's interval */
+    double yes, mean;                         /* of answers that show it, of effects: the mean over draws */
+    double least, most;                       /* effects of draws */
+    cox_interval widest;                      /* the interval that reaches farthest from 0 */
+    cox_interval drawn[COX_REPORT_MAX_DRAWS]; /* the first of them, for the picture */
 } cox_report_draws;
 cox_report_draws cox_report_heldout_draws(const cox_report *report, const cox_report_heldout *plan, int set,
                                           const char *kind);
@@ -241,7 +241,8 @@ json_t *cox_report_json(const cox_report *report);
 
 /* --- Sections, for the page --- */
 
-/* One or two sentences: what steers, where, how strongly, how sure, and whether random directions do the same. */
+/* One or two sentences: what steers, where, how strongly, how sure, and whether random directions do the
+ * same. */
 void cox_report_print_verdict(FILE *file, const cox_report *report);
 void cox_report_print_cards(FILE *file, const cox_report *report); /* the same, of either aim */
 void cox_report_print_findings(FILE *file, const cox_report *report);
@@ -259,8 +260,8 @@ void cox_report_print_parts(FILE *file, const cox_report *report);
 
 /* The cell to show of a family of blocks (-1: of all that steer with a direction, is_single: one expert
  * only). Among cells with answers by them: on A the lowest rate of the behaviour's label and of answers that
- * fell apart together, on B the highest rate less those that fell apart; else by the change of the log-odds. NULL:
- * none that does what is aimed at. */
+ * fell apart together, on B the highest rate less those that fell apart; else by the change of the log-odds.
+ * NULL: none that does what is aimed at. */
 const cox_report_cell *cox_report_pick(const cox_report *report, int32_t family, bool is_single, int set);
 /* The one cell that verdict, cards, tables and maps name: that of the judged plan with the largest effect, or
  * without held-out answers of it the cell to show. */
@@ -268,7 +269,8 @@ const cox_report_cell *cox_report_named(const cox_report *report, int32_t family
 /* Does a group hold one of report->named? */
 bool cox_report_has_named(const cox_report *report, const cox_report_group *group);
 /* <details> around a panel of a group; those that are not open show their heading. */
-void cox_report_panel_begin(FILE *file, const cox_report *report, const cox_report_group *group, bool is_open);
+void cox_report_panel_begin(FILE *file, const cox_report *report, const cox_report_group *group,
+                            bool is_open);
 void cox_report_panel_end(FILE *file);
 /* The page's script, and its SHA-256 in base64 for the Content-Security-Policy ([out] 45 characters). */
 extern const char cox_report_script[];

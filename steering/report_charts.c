@@ -176,7 +176,9 @@ static bool print_folded(FILE *file, const cox_report *r, bool (*print)(FILE *, 
     FILE *others = open_memstream(&text, &n);
     if (others) has_more = print(others, r, false);
     if (others) fclose(others);
-    if (has_more) fprintf(file, "<details%s><summary>%s</summary>\n%s</details>\n", has_any ? "" : " open=\"open\"", rest, text);
+    if (has_more)
+        fprintf(file, "<details%s><summary>%s</summary>\n%s</details>\n", has_any ? "" : " open=\"open\"",
+                rest, text);
     free(text);
     return has_any || has_more;
 }

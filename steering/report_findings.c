@@ -1,5 +1,5 @@
-/* What controls do at a cell's place; cards about routing and about who writes the direction; the best cells of
- * each family of blocks, and the controls beside them. */
+/* What controls do at a cell's place; cards about routing and about who writes the direction; the best cells
+ * of each family of blocks, and the controls beside them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,14 +88,15 @@ static void print_routing_card(FILE *file, const cox_report *r)
         widest = family;
         relations[COX_REPORT_A] = a;
     }
-    if (isnan(relations[COX_REPORT_A].spearman.value)) return;
+    if (widest < 0 || isnan(relations[COX_REPORT_A].spearman.value)) return;
     relations[COX_REPORT_B] = cox_report_relate(r, widest, COX_REPORT_B);
     fputs("<div class=\"card\"><h3>Does routing tell where to steer?</h3>\n<p class=\"big\">\xcf\x81 ", file);
     cox_report_print_number(file, relations[COX_REPORT_A].spearman.value, true);
     fputs("</p>\n<p>95% interval ", file);
     cox_report_print_ends(file, &relations[COX_REPORT_A].spearman);
     fprintf(file,
-            ", over %zu experts: %s.</p>\n<details><summary>more</summary><p>Rank correlation (Spearman\xe2\x80\x99s) of the size of an expert\xe2\x80\x99s routing "
+            ", over %zu experts: %s.</p>\n<details><summary>more</summary><p>Rank correlation "
+            "(Spearman\xe2\x80\x99s) of the size of an expert\xe2\x80\x99s routing "
             "difference with the largest fall of A\xe2\x80\x99s log-odds that steering it reaches within the "
             "KL limit; with the largest rise of B\xe2\x80\x99s: ",
             relations[COX_REPORT_A].n, words_of(&relations[COX_REPORT_A].spearman));

@@ -146,7 +146,8 @@ static void print_control_row(FILE *file, const cox_report *r, const cox_report_
     fprintf(file, " of %.0f%s", plan->n[set], to_effect);
     cox_report_print_draws(file, &d);
     fputs("<br/>", file);
-    cox_report_print_whiskers(file, d.drawn, d.n < COX_REPORT_MAX_DRAWS ? d.n : COX_REPORT_MAX_DRAWS, set, -100, 100);
+    cox_report_print_whiskers(file, d.drawn, d.n < COX_REPORT_MAX_DRAWS ? d.n : COX_REPORT_MAX_DRAWS, set,
+                              -100, 100);
     fputs("</td><td></td><td></td></tr>\n", file);
 }
 
@@ -160,8 +161,10 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
     const cox_report_heldout *clean = cox_report_heldout_clean(r);
     if (!cox_csv_has(&all->table, "model_fingerprint")) cox_report_print_unnamed(file, NULL);
     fputs("<p class=\"soft\">Plans that were chosen on other prompts, and controls at the same places. "
-          "Effects are of the share of answers that show the behaviour, with the plan less without it, in points "
-          "with 95% intervals. Calm: random directions in a place do little to answers to validation prompts.</p>\n",
+          "Effects are of the share of answers that show the behaviour, with the plan less without it, in "
+          "points "
+          "with 95% intervals. Calm: random directions in a place do little to answers to validation "
+          "prompts.</p>\n",
           file);
     if (clean) {
         fputs("<p>Without a plan <b>", file);
@@ -169,7 +172,8 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
         fputs("</b> holds of ", file);
         for (int s = 0; s < COX_REPORT_N_SETS; s++) {
             if (clean->n[s] > 0)
-                fprintf(file, "%s%.0f of %.0f answers to %c", s ? ", " : "", clean->yes[s], clean->n[s], "AB"[s]);
+                fprintf(file, "%s%.0f of %.0f answers to %c", s ? ", " : "", clean->yes[s], clean->n[s],
+                        "AB"[s]);
         }
         fputs(".</p>\n", file);
     }
@@ -179,9 +183,10 @@ void cox_report_print_heldouts(FILE *file, const cox_report *r)
                 "class=\"controls stack\"><thead><tr><th>steered</th><th>place</th><th class=\"n\">",
                 titles[set]);
         cox_xml_print(file, cox_report_label(r));
-        fputs("</th><th class=\"n\">effect in points</th><th>answers, A</th><th>answers, B</th></tr></thead>\n"
-              "<tbody>\n",
-              file);
+        fputs(
+            "</th><th class=\"n\">effect in points</th><th>answers, A</th><th>answers, B</th></tr></thead>\n"
+            "<tbody>\n",
+            file);
         for (size_t i = 0; i < all->n; i++) {
             if (!cox_report_is_plan(&all->items[i], set)) continue;
             print_row(file, r, &all->items[i], set);

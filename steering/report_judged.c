@@ -35,16 +35,17 @@ static cox_status read_passed(const cox_csv *t, size_t row, cox_report_heldout *
         is_right = is_right && json_array_size(item) == 4 && json_is_integer(json_array_get(item, 0));
         for (size_t k = 1; k < 4; k++) is_right = is_right && json_is_number(json_array_get(item, k));
         if (!is_right || !h->passed) break;
-        h->passed[h->n_passed++] = (cox_report_passed){
-            json_integer_value(json_array_get(item, 0)),
-            {json_number_value(json_array_get(item, 1)), json_number_value(json_array_get(item, 2)),
-             json_number_value(json_array_get(item, 3))}};
+        h->passed[h->n_passed++] = (cox_report_passed){json_integer_value(json_array_get(item, 0)),
+                                                       {json_number_value(json_array_get(item, 1)),
+                                                        json_number_value(json_array_get(item, 2)),
+                                                        json_number_value(json_array_get(item, 3))}};
     }
     json_decref(list);
     if (!h->passed) return cox_fail(COX_NO_MEMORY, "%s: out of memory", t->where);
     if (is_right) return COX_OK;
-    return cox_fail(COX_BAD_FILE, "%s: line %zu, column \"passed_over\": not a list of [cell, mean, low, high]",
-                    t->where, t->lines[row]);
+    return cox_fail(COX_BAD_FILE,
+                    "%s: line %zu, column \"passed_over\": not a list of [cell, mean, low, high]", t->where,
+                    t->lines[row]);
 }
 
 /* Columns that tables of before, or of others, may not have. */
@@ -151,8 +152,10 @@ static bool is_same_scope(const char *of_cell, const char *text)
 const cox_report_cell *cox_report_heldout_cell(const cox_report *r, const cox_report_heldout *h)
 {
     if (!has_places(r)) return NULL;
-    const char *expert = cox_report_heldout_text(r, h, "expert"), *weighting = cox_report_heldout_text(r, h, "weighting");
-    long layer = strtol(cox_report_heldout_text(r, h, "layer"), NULL, 10), source = strtol(cox_report_heldout_text(r, h, "source"), NULL, 10);
+    const char *expert = cox_report_heldout_text(r, h, "expert"),
+               *weighting = cox_report_heldout_text(r, h, "weighting");
+    long layer = strtol(cox_report_heldout_text(r, h, "layer"), NULL, 10),
+         source = strtol(cox_report_heldout_text(r, h, "source"), NULL, 10);
     double strength = strtod(cox_report_heldout_text(r, h, "strength"), NULL);
     for (size_t i = 0; i < r->cells.n; i++) {
         const cox_report_cell *c = &r->cells.items[i];
@@ -172,17 +175,18 @@ cox_status cox_report_heldouts_check(const cox_report *r)
         const cox_report_heldout *h = &r->heldouts.items[i];
         for (size_t k = 0; k < h->n_passed; k++) {
             if (!cox_report_cell_numbered(&r->cells, h->passed[k].cell))
-                return cox_fail(COX_INVALID,
-                                "%s: line %zu: the sweep has no cell %lld (\"passed_over\"): the table is of another "
-                                "sweep",
-                                t->where, t->lines[i], (long long)h->passed[k].cell);
+                return cox_fail(
+                    COX_INVALID,
+                    "%s: line %zu: the sweep has no cell %lld (\"passed_over\"): the table is of another "
+                    "sweep",
+                    t->where, t->lines[i], (long long)h->passed[k].cell);
         }
         if (!*h->aim || cox_report_heldout_cell(r, h)) continue;
         return cox_fail(COX_INVALID,
                         "%s: line %zu: the sweep has no cell of family \"%.60s\" at this place and strength "
                         "(layer %.20s, expert \"%.20s\", strength %.20s): the table is of another sweep",
-                        t->where, t->lines[i], h->family, cox_report_heldout_text(r, h, "layer"), cox_report_heldout_text(r, h, "expert"),
-                        cox_report_heldout_text(r, h, "strength"));
+                        t->where, t->lines[i], h->family, cox_report_heldout_text(r, h, "layer"),
+                        cox_report_heldout_text(r, h, "expert"), cox_report_heldout_text(r, h, "strength"));
     }
     return COX_OK;
 }

@@ -184,7 +184,9 @@ static const char *why_other(const cox_report *r, const cox_report_cell *largest
     }
     if (r->rates.n_labels > 0 && !cox_report_rate_of(&r->rates, largest->number, set, cox_report_label(r)))
         return "its cell was not among those that answered";
-    if (plan) return "plans are taken by answers to validation prompts and judged by held-out ones, not by log-odds";
+    if (plan)
+        return "plans are taken by answers to validation prompts and judged by held-out ones, not by "
+               "log-odds";
     return "where there are answers, the choice is by them, not by log-odds";
 }
 

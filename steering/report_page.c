@@ -258,7 +258,8 @@ static void print_how_to_read(FILE *file, const cox_report *r)
     while (model && (slash = strchr(model, '/')) && slash[1]) model = slash + 1;
     fputs("<p class=\"legend\"><svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\"><g class=\"a\"><line "
           "x1=\"0\" y1=\"6\" x2=\"30\" "
-          "y2=\"6\"/><circle cx=\"15\" cy=\"6\" r=\"3.6\"/></g></svg> A: prompts that show the behaviour \xc2\xa0 "
+          "y2=\"6\"/><circle cx=\"15\" cy=\"6\" r=\"3.6\"/></g></svg> A: prompts that show the behaviour "
+          "\xc2\xa0 "
           "<svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\">"
           "<g class=\"b\"><line x1=\"0\" y1=\"6\" x2=\"30\" y2=\"6\" stroke-dasharray=\"5 3\"/><rect "
           "x=\"11.8\" y=\"2.8\" "
@@ -271,11 +272,16 @@ static void print_how_to_read(FILE *file, const cox_report *r)
     cox_xml_print(file, model ? model : "an unnamed model");
     fputs("</code>. A plan <b>weakens</b> the behaviour (<b>", file);
     cox_xml_print(file, cox_report_label(r));
-    fputs("</b>) if it lowers the log-odds of the rules\xe2\x80\x99 first tokens on A, and <b>strengthens</b> it if it "
-          "raises them on B. Numbers are of these prompts, on which plans are chosen (validation prompts), unless "
-          "they are said to be of held-out ones. Verdict and cards name the plan with the largest effect of those "
-          "that were judged; maps frame its expert. A random direction <b>does the same</b> if its effect reaches "
-          "the interval of the plan\xe2\x80\x99s. Paths are relative to the folder of this page. Point at a mark or "
+    fputs("</b>) if it lowers the log-odds of the rules\xe2\x80\x99 first tokens on A, and "
+          "<b>strengthens</b> it if it "
+          "raises them on B. Numbers are of these prompts, on which plans are chosen (validation prompts), "
+          "unless "
+          "they are said to be of held-out ones. Verdict and cards name the plan with the largest effect of "
+          "those "
+          "that were judged; maps frame its expert. A random direction <b>does the same</b> if its effect "
+          "reaches "
+          "the interval of the plan\xe2\x80\x99s. Paths are relative to the folder of this page. Point at a "
+          "mark or "
           "a cell for its numbers.</p></details>\n",
           file);
 }
@@ -317,9 +323,12 @@ static const struct {
     {"findings", "Findings", "", cox_report_print_findings, false},
     {"heldout", "Held-out prompts", "", cox_report_print_heldouts, false},
     {"cells", "Best cell of each family",
-     "Blocks of the grid whose names agree up to the first dot are one family. Shown is the cell that was judged on "
-     "held-out prompts, here with its numbers on validation prompts; of families without, the best by answers to "
-     "these: of A the fewest that show the behaviour or fell apart, of B the most that show it and did not; else by "
+     "Blocks of the grid whose names agree up to the first dot are one family. Shown is the cell that was "
+     "judged on "
+     "held-out prompts, here with its numbers on validation prompts; of families without, the best by "
+     "answers to "
+     "these: of A the fewest that show the behaviour or fell apart, of B the most that show it and did not; "
+     "else by "
      "the log-odds.",
      cox_report_print_families, true},
     {"layers", "Every layer",
@@ -351,7 +360,8 @@ static void print_section(FILE *file, const cox_report *r, size_t i)
 {
     bool is_folded = sections[i].is_repeated && r->heldouts.n > 0;
     fprintf(file, "<section id=\"%s\"><h2>%s</h2>\n", sections[i].id, sections[i].name);
-    if (is_folded) fputs("<details><summary>on validation prompts, on which plans were chosen</summary>\n", file);
+    if (is_folded)
+        fputs("<details><summary>on validation prompts, on which plans were chosen</summary>\n", file);
     if (*sections[i].about) fprintf(file, "<p class=\"soft\">%s</p>\n", sections[i].about);
     sections[i].print(file, r);
     if (i == 0) print_limit(file, r);

@@ -144,8 +144,8 @@ static bool is_free(const labels *all, const box *b, bool may_cover_marks)
     return is_so;
 }
 
-/* Beside, above or below the mark, off other labels and if possible off other marks; not at all where there is
- * no room. */
+/* Beside, above or below the mark, off other labels and if possible off other marks; not at all where there
+ * is no room. */
 static void print_label(FILE *file, labels *all, double x, double y, const cox_report_place *place)
 {
     enum { HEIGHT = 12, OFF = 7, N_SIDES = 6 };
@@ -154,10 +154,12 @@ static void print_label(FILE *file, labels *all, double x, double y, const cox_r
     double width = 7.2 * (double)strlen(text); /* at 11 px, bold, with room between */
     const double lefts[N_SIDES] = {x + OFF,       x - OFF - width, x - width / 2,
                                    x - width / 2, x + OFF,         x - OFF - width},
-                 middles[N_SIDES] = {y, y, y - OFF - HEIGHT / 2.0, y + OFF + HEIGHT / 2.0, y - OFF - 4.0, y + OFF + 4.0};
+                 middles[N_SIDES] = {
+                     y, y, y - OFF - HEIGHT / 2.0, y + OFF + HEIGHT / 2.0, y - OFF - 4.0, y + OFF + 4.0};
     for (int k = 0; k < 2 * N_SIDES; k++) {
         int side = k % N_SIDES;
-        box b = {lefts[side], middles[side] - HEIGHT / 2.0, lefts[side] + width, middles[side] + HEIGHT / 2.0};
+        box b = {lefts[side], middles[side] - HEIGHT / 2.0, lefts[side] + width,
+                 middles[side] + HEIGHT / 2.0};
         if (!is_free(all, &b, k >= N_SIDES)) continue;
         fprintf(file, "<text class=\"tag mid\" x=\"%.1f\" y=\"%.1f\">%s</text>\n", (b.left + b.right) / 2,
                 middles[side] + 3.5, text);
@@ -273,7 +275,8 @@ static bool print_relation(FILE *file, const cox_report *r, int32_t family)
                 COX_REPORT_LEAST_EXPERTS);
         return true;
     }
-    fputs("rank correlation (Spearman\xe2\x80\x99s \xcf\x81, 95% interval) of the size of an expert\xe2\x80\x99s "
+    fputs("rank correlation (Spearman\xe2\x80\x99s \xcf\x81, 95% interval) of the size of an "
+          "expert\xe2\x80\x99s "
           "routing difference, whatever its sign, with the largest fall of A\xe2\x80\x99s log-odds that any "
           "cell of that expert reaches within the KL limit: <b>",
           file);

@@ -1,5 +1,5 @@
-/* The page's one script: a button in each heading that sorts a table, a box that filters its rows. All it shows
- * it makes itself, so that the page is whole without it. It has neither < nor &, for readers of XML. */
+/* The page's one script: a button in each heading that sorts a table, a box that filters its rows. All it
+ * shows it makes itself, so that the page is whole without it. It has neither < nor &, for readers of XML. */
 #include <sha2.h>
 #include <string.h>
 

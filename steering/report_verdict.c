@@ -1,6 +1,6 @@
-/* What was found, first: a verdict in one or two sentences, and a card for each aim, at one expert and anywhere.
- * Of held-out prompts where there are answers to them, else of those on which plans were chosen, and said to
- * be. */
+/* What was found, first: a verdict in one or two sentences, and a card for each aim, at one expert and
+ * anywhere. Of held-out prompts where there are answers to them, else of those on which plans were chosen,
+ * and said to be. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,9 +16,9 @@ typedef struct claim {
     const cox_report_cell *cell;    /* NULL: the table does not say its places; then there is a plan */
     double before, after, n;        /* shares of answers that show the behaviour, NaN: none; of n prompts */
     cox_interval effect;            /* in points; of validation prompts the change of the log-odds */
-    size_t n_draws, n_reach;        /* random directions in its place, those that reach the effect's interval */
-    cox_interval widest;            /* of these the one that reaches farthest */
-    int n_plans;                    /* that were judged, of which it is the best */
+    size_t n_draws, n_reach; /* random directions in its place, those that reach the effect's interval */
+    cox_interval widest;     /* of these the one that reaches farthest */
+    int n_plans;             /* that were judged, of which it is the best */
 } claim;
 
 static const char *const aims[] = {"Weaken", "Strengthen"}, *const verbs[] = {"weakens", "strengthens"};
@@ -289,7 +289,8 @@ static void print_more(FILE *file, const cox_report *r, const claim *c)
     fputs("<details><summary>more</summary>\n", file);
     if (c->plan) {
         cox_interval rate = cox_interval_wilson((int64_t)c->plan->yes[c->set], (int64_t)c->n);
-        fprintf(file, "<p>%.0f of %.0f answers with it (95%% interval %.0f to %.0f%%): ", c->plan->yes[c->set],
+        fprintf(file,
+                "<p>%.0f of %.0f answers with it (95%% interval %.0f to %.0f%%): ", c->plan->yes[c->set],
                 c->n, 100 * rate.low, 100 * rate.high);
         cox_report_print_interval(file, &c->effect);
         fputs(" points.</p>\n", file);
@@ -303,7 +304,8 @@ static void print_more(FILE *file, const cox_report *r, const claim *c)
         cox_report_print_heldout_place(file, r, c->plan);
         fputs(". Chosen on validation prompts", file);
         if (c->n_plans > 1)
-            fprintf(file, "; of the %d plans that were judged here the one with the largest effect", c->n_plans);
+            fprintf(file, "; of the %d plans that were judged here the one with the largest effect",
+                    c->n_plans);
     } else {
         cox_report_print_how(file, c->cell);
         fprintf(file, " (cell %lld), KL ", (long long)c->cell->number);

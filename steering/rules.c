@@ -274,8 +274,7 @@ static cox_status read_behaviour(cox_rules *rules, const json_t *json, const cha
 static cox_status read_rules(cox_rules *rules, const json_t *json, const char *where)
 {
     int64_t version = 0;
-    cox_status status =
-        check_keys(json, where, "version matchers labels behaviour first_tokens fell_apart");
+    cox_status status = check_keys(json, where, "version matchers labels behaviour first_tokens fell_apart");
     if (status == COX_OK) status = cox_json_int(json, where, "version", true, 1, 1, &version);
     if (status == COX_OK) status = read_matchers(rules, json, where);
     if (status == COX_OK) status = read_entries(rules, json, where);

@@ -1,7 +1,8 @@
 /*
  * Rules that judge an answer by its text: labels such as "refused" or "well_formed", each given by phrases
  * and regular expressions; checks for an answer that fell apart; which of the labels is the behaviour that is
- * studied, and the texts whose first tokens stand for it. Read from a JSON file (docs/formats.md), so that a study's judgements can be read and repeated.
+ * studied, and the texts whose first tokens stand for it. Read from a JSON file (docs/formats.md), so that a
+ * study's judgements can be read and repeated.
  */
 #ifndef COX_STEERING_RULES_H
 #define COX_STEERING_RULES_H

@@ -205,8 +205,7 @@ static void test_behaviour(void **state)
     expect_behaviour(L("refused") "," L("y"), ", \"behaviour\": \"y\"", "y");
     expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"behaviour\": \"y\"}",
                    "key \"behaviour\": there is no label \"y\"");
-    expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"behaviour\": 1}",
-                   "\"behaviour\"");
+    expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"behaviour\": 1}", "\"behaviour\"");
     cox_rules *rules;
     assert_int_equal(parse(&rules, "{\"version\": 1, \"matchers\": {}, \"labels\": []}"), COX_OK);
     assert_int_equal(cox_rules_behaviour(rules), -1);
