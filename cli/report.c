@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/io.h"
 #include "cli/outputs.h"
+#include "cli/report_paths.h"
 #include "steering/report.h"
 
 typedef struct input {
@@ -308,6 +309,10 @@ static cox_status check_heldouts(const input *in)
             if (status == COX_OK) status = check_mark(in, "--heldout", t->where, m, value, advice);
         }
     }
+    const mark label = {"behaviour", "the label that is studied"};
+    const char *own = in->report.behaviour;
+    if (status == COX_OK && own && strcmp(own, in->report.heldouts.behaviour) != 0)
+        status = differs(in, "--heldout", t->where, &label, advice);
     return status == COX_OK ? cox_report_heldouts_check(&in->report) : status;
 }
 
@@ -412,6 +417,7 @@ static cox_status read_all(input *in)
     if (status == COX_OK) status = read_controls(in, max_kl);
     in->report.run = in->run;
     in->report.best = in->best;
+    in->report.behaviour = json_string_value(json_object_get(in->best, "behaviour"));
     in->report.n_rows = (int32_t)o->top;
     return status == COX_OK ? read_beside(in) : status;
 }
@@ -428,13 +434,23 @@ static void print_csv(FILE *file, const void *context)
     cox_report_print_csv(file, context);
 }
 
+static cox_status write_page(const input *in)
+{
+    const cox_options *o = in->options;
+    cox_report shown;
+    cox_status status = cox_report_paths_shown(&shown, &in->report, o->output, o->sweep);
+    if (status == COX_OK) status = cox_output_write("--output", o->output, print_page, &shown);
+    cox_report_paths_release(&shown);
+    return status;
+}
+
 cox_status cox_command_report(const cox_options *options)
 {
     input in = {.options = options};
     cox_status status = cox_output_check("--output", options->output, options->has_force);
     if (status == COX_OK) status = cox_output_check("--csv", options->csv, options->has_force);
     if (status == COX_OK) status = read_all(&in);
-    if (status == COX_OK) status = cox_output_write("--output", options->output, print_page, &in.report);
+    if (status == COX_OK) status = write_page(&in);
     if (status == COX_OK) status = cox_output_write("--csv", options->csv, print_csv, &in.report);
     if (status == COX_OK && options->is_json) status = cox_output_json(cox_report_json(&in.report));
     cox_report_cells_free(&in.report.cells);

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "cli/first_tokens.h"
+#include "cli/report_paths.h"
 #include "cli/sweep.h"
 #include "model/tokenizer.h"
 #include "steering/vector_math.h"
@@ -31,27 +32,11 @@ char *cox_sweep_vectors(const cox_sweep *sweep, const cox_sweep_block *block)
     return NULL;
 }
 
-/* `path` as seen from the folder `home`, both absolute; malloc'ed. NULL: out of memory. */
-static char *seen_from(const char *home, const char *path)
-{
-    size_t same = 0, i = 0, n_up = 0; /* same: bytes of the folders that both are in */
-    for (; home[i] && home[i] == path[i]; i++) {
-        if (path[i] == '/') same = i + 1;
-    }
-    if (!home[i] && path[i] == '/') same = i + 1;
-    for (i = same; i < strlen(home); i++) n_up += i == same || home[i] == '/';
-    char *seen = malloc(3 * n_up + strlen(path + same) + 1);
-    if (!seen) return NULL;
-    for (i = 0; i < n_up; i++) memcpy(seen + 3 * i, "../", 3);
-    memcpy(seen + 3 * n_up, path + same, strlen(path + same) + 1);
-    return seen;
-}
-
 json_t *cox_sweep_plan(const cox_sweep *sweep, const cox_sweep_cell *cell, bool is_at_home)
 {
     bool is_relative = is_at_home && *cell->block->vectors != '/';
     char *path = cox_sweep_vectors(sweep, cell->block),
-         *vectors = path && is_relative ? seen_from(sweep->home, path) : path;
+         *vectors = path && is_relative ? cox_path_seen_from(sweep->home, path) : path;
     const char *randoms = is_at_home ? RANDOMS : sweep->randoms;
     json_t *plan = vectors ? cox_sweep_cell_plan(sweep->grid, cell, vectors, randoms) : NULL;
     if (vectors != path) free(vectors);

@@ -323,8 +323,10 @@ cox_status cox_sweep_write_best(const cox_sweep *sweep, const cox_sweep_table *t
         json_object_set_new(item, "plan", cox_sweep_plan(sweep, &cell, true));
         json_array_append_new(list, item);
     }
-    json_t *json = json_pack("{s:{s:o, s:o}, s:o}", "clean", "log_odds_a", real(table->clean_a), "log_odds_b",
-                             real(table->clean_b), "cells", list);
+    int32_t label = cox_rules_behaviour(sweep->rules);
+    json_t *json = json_pack("{s:s?, s:{s:o, s:o}, s:o}", "behaviour",
+                             label < 0 ? NULL : cox_rules_label(sweep->rules, label), "clean", "log_odds_a",
+                             real(table->clean_a), "log_odds_b", real(table->clean_b), "cells", list);
     char *text = json ? json_dumps(json, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(json);
     if (!text) return cox_fail(COX_NO_MEMORY, "out of memory for best.json");

@@ -53,17 +53,33 @@ def over_draws(yes, n, yes0, n0):
     return mean, max(-1.0, mean - math.hypot(mean - low, draws)), min(1.0, mean + math.hypot(high - mean, draws))
 
 
-def rank_correlation(x, y):
-    """Spearman's, ties at their mean rank."""
+LEAST_PAIRS = 10  # a rank correlation over fewer says nothing
+
+
+def rank_correlation(pairs):
+    """Spearman's, ties at their mean rank, with the 95% interval of Bonett and Wright (Psychometrika 65, 2000); nothing of
+    fewer than LEAST_PAIRS pairs, or if all of one side are equal."""
     def ranks(v):
         return [sum(w < a for w in v) + (sum(w == a for w in v) - 1) / 2 for a in v]
-    x, y = ranks(x), ranks(y)
+    if len(pairs) < LEAST_PAIRS:
+        return {}
+    x, y = (ranks(v) for v in zip(*pairs))
     mx, my = sum(x) / len(x), sum(y) / len(y)
     spread = math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
-    return sum((a - mx) * (b - my) for a, b in zip(x, y)) / spread if spread else float("nan")
+    if not spread:
+        return {}
+    r = sum((a - mx) * (b - my) for a, b in zip(x, y)) / spread
+    r, half = max(-1.0, min(1.0, r)), 1.959963984540054 * math.sqrt((1 + r * r / 2) / (len(x) - 3))
+    low, high = (math.tanh(math.atanh(r) + s * half) if abs(r) < 1 else r for s in (-1, 1))
+    return {"rank_correlation": r, "low": low, "high": high}
 
 
 # --- Tables ---
+
+
+def well_shown(label):
+    """The label of answers that show the behaviour in good form."""
+    return "well_formed_refusal" if label == "refused" else f"well_formed_{label}"
 
 
 def percent(x):
@@ -87,8 +103,8 @@ def control_cell(study, r, control, s):
     same = [k for k in study.rows if (k["family"], k["aim"], k["control"]) == (r["family"], r["aim"], control)]
     if not same:
         return "-"
-    clean = study.rows[0]
-    mean, low, high = over_draws([k[s + "_refused"] for k in same], same[0][s + "_n"], clean[s + "_refused"], clean[s + "_n"])
+    clean, shown = study.rows[0], f"{s}_{study.label}"
+    mean, low, high = over_draws([k[shown] for k in same], same[0][s + "_n"], clean[shown], clean[s + "_n"])
     largest = max((k[s + "_effect"] for k in same), key=abs)
     return f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}], {largest:+.0f}"
 
@@ -101,12 +117,13 @@ def strongest(study, aim, families):
 
 
 def summary(studies):
-    out = ["| model, lists | A refused: no plan, ablated | A well formed, answered | B well formed: no plan, ablated | "
+    labels = {k.label for k in studies}
+    out = [f"| model, lists | A {labels.pop() if len(labels) == 1 else 'shows the behaviour'}: no plan, ablated | A well formed, answered | B well formed: no plan, ablated | "
            "one expert by routing | one expert, free | all experts of a layer | attention alone | experts alone | strongest induction on B |",
            "|---|---|---|---|---|---|---|---|---|---|"]
     for k in studies:
         clean, ablated = k.rows[0], strongest(k, "weaken", ["residual_ablate"])
-        cells = [f"{k.model.name}, {k.lists.name}", f"{clean['a_refused']}, {ablated['a_refused']} of {clean['a_n']}",
+        cells = [f"{k.model.name}, {k.lists.name}", f"{clean['a_' + k.label]}, {ablated['a_' + k.label]} of {clean['a_n']}",
                  f"{percent(ablated['a_well_formed'])}, {percent(ablated['a_answered'])}",
                  f"{percent(clean['b_well_formed'])}, {percent(ablated['b_well_formed'])}"]
         for family in "expert_routing", "expert_free", "layer_together", "attention_ablate", "moe_ablate":
@@ -117,32 +134,33 @@ def summary(studies):
 
 
 def aim_table(study, aim):
-    s, title = ("a", "Weaken: A, which is refused without a plan") if aim == "weaken" else \
-        ("b", "Strengthen: B, which is answered without a plan")
-    good = ("well_formed", "answered") if s == "a" else ("well_formed_refusal",)
-    out = [f"**{title}**", "", f"| steered | chosen place | {s.upper()} refused | effect in points [95%] | {s.upper()} "
-           f"{', '.join(good).replace('_', ' ')} | " + ("B refused, well formed | " if s == "a" else "B fell apart | ") +
+    label = study.label
+    s, title = ("a", f"Weaken `{label}`: A, which shows it without a plan") if aim == "weaken" else \
+        ("b", f"Strengthen `{label}`: B, which does not show it without a plan")
+    good = ("well_formed", "answered") if s == "a" else (well_shown(label),)
+    out = [f"**{title}**", "", f"| steered | chosen place | {s.upper()} {label} | effect in points [95%] | {s.upper()} "
+           f"{', '.join(good).replace('_', ' ')} | " + (f"B {label}, well formed | " if s == "a" else "B fell apart | ") +
            "random direction: mean, largest draw | another expert: mean, largest draw |", "|---|---|---|---|---|---|---|---|"]
     for r in study.rows:
         if r["aim"] != aim or r["control"]:
             continue
-        beside = f"{r['b_refused']} of {r['b_n']}, {percent(r['b_well_formed'])}" if s == "a" else percent(r["b_fell_apart"])
-        cells = [FAMILIES[r["family"]], where(r), f"{r[s + '_refused']} of {r[s + '_n']}", effect(r, s),
+        beside = f"{r['b_' + label]} of {r['b_n']}, {percent(r['b_well_formed'])}" if s == "a" else percent(r["b_fell_apart"])
+        cells = [FAMILIES[r["family"]], where(r), f"{r[f'{s}_{label}']} of {r[s + '_n']}", effect(r, s),
                  ", ".join(percent(r[f"{s}_{label}"]) for label in good), beside, *(control_cell(study, r, c, s) for c in CONTROLS)]
         out.append("| " + " | ".join(cells) + " |")
     return out + [""]
 
 
 def kind_table(study):
-    """Refused, and well formed, by the field --by, where the lists have it."""
-    kinds = list(study.kinds["clean"])
+    """The behaviour, and what is well formed, by the field --by, where the lists have it."""
+    label, kinds = study.label, list(study.kinds["clean"])
     if len(kinds) <= 2:
         return []
     heads = [k.split("/", 1)[1].replace("|", "\\|") for k in kinds]
-    out = ["**By kind: refused / well formed**", "", "| plan | " + " | ".join(heads) + " |",
+    out = [f"**By kind: {label} / well formed**", "", "| plan | " + " | ".join(heads) + " |",
            "|---|" + "---|" * len(kinds)]
     for run, of in study.kinds.items():
-        cells = [f"{of[k]['refused'][0]} of {of[k]['refused'][1]} / " +
+        cells = [f"{of[k][label][0]} of {of[k][label][1]} / " +
                  (percent(of[k]["well_formed"][0] / of[k]["well_formed"][1]) if of[k]["well_formed"] else "-") for k in kinds]
         out.append("| " + " | ".join([run, *cells]) + " |")
     return out + [""]
@@ -150,16 +168,18 @@ def kind_table(study):
 
 def table(study):
     """The lines of one study in Markdown."""
-    clean, a = study.rows[0], study.attention
+    clean, a, label, r = study.rows[0], study.attention, study.label, study.correlation
+    related = (f"{r['rank_correlation']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}], {r['experts']} experts"
+               if r["rank_correlation"] is not None else f"none, over {r['experts']} experts")
     out = [f"### {study.model.name}, lists `{study.lists.name}`", "",
-           f"{len(study.cells)} cells on validation lists. Held-out, no plan: A refused {clean['a_refused']} of {clean['a_n']}, "
-           f"B refused {clean['b_refused']} of {clean['b_n']}, B well formed {percent(clean['b_well_formed'])}. Largest "
+           f"{len(study.cells)} cells on validation lists. Held-out, no plan: A {label} {clean['a_' + label]} of {clean['a_n']}, "
+           f"B {label} {clean['b_' + label]} of {clean['b_n']}, B well formed {percent(clean['b_well_formed'])}. Largest "
            "routing differences (top-1, last 5 tokens): " + ", ".join(
                f"layer {c['layer']} expert {c['expert']} {100 * c['difference']:+.0f} points" for c in study.candidates) +
            f". Rank correlation of an expert's routing difference (size) with the largest fall of A's log-odds that steering it "
-           f"reaches: {study.correlation:+.2f}.", ""]
+           f"reaches: {related}.", ""]
     out += aim_table(study, "weaken") + aim_table(study, "strengthen") + kind_table(study)
-    words = [f"{n} {100 * a['share'][k]:.0f}%; ablated in one layer alone it changes A's mean log-odds of refusing by at most "
+    words = [f"{n} {100 * a['share'][k]:.0f}%; ablated in one layer alone it changes A's mean log-odds by at most "
              f"{a[k]['']:+.2f} [{a[k]['_low']:+.2f}, {a[k]['_high']:+.2f}] (layer {a[k]['layer']})"
              for k, n in (("attention", "attention writes"), ("block", "experts write"))]
     return out + [f"Of the ablated direction (after layer {a['layer']}, token {a['source']}) {words[0]}; {words[1]}.", ""]

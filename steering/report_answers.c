@@ -70,17 +70,19 @@ static void print_set(FILE *file, const cox_report *r, const json_t *before, con
     }
 }
 
-static void print_cell(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
+static void print_cell(FILE *file, const cox_report *r, const cox_report_cell *c, int set, bool is_open)
 {
     const json_t *before = line_of(r, -1), *after = line_of(r, c->number);
-    fprintf(file, "<h3>%s: ", set ? "Strengthened" : "Weakened");
+    fprintf(file, "<details class=\"panel\"%s><summary>%s: ", is_open ? " open=\"open\"" : "",
+            set ? "Strengthened" : "Weakened");
     cox_report_print_place(file, c);
     fputs(", strength ", file);
     cox_report_print_strength(file, c->strength);
     fputs(" <small>(", file);
     cox_report_print_group(file, c);
-    fprintf(file, "; cell %lld)</small></h3>\n", (long long)c->number);
+    fprintf(file, "; cell %lld)</small></summary>\n", (long long)c->number);
     for (int k = 0; k < COX_REPORT_N_SETS; k++) print_set(file, r, before, after, k == 0 ? set : 1 - set);
+    fputs("</details>\n", file);
 }
 
 void cox_report_print_answers(FILE *file, const cox_report *r)
@@ -89,7 +91,7 @@ void cox_report_print_answers(FILE *file, const cox_report *r)
     size_t n = 0;
     for (int k = 0; k < MAX_SHOWN && r->answers; k++) {
         int set = k % 2;
-        const cox_report_cell *c = cox_report_pick(r, -1, k >= 2, set);
+        const cox_report_cell *c = r->named[k < 2][set];
         bool is_shown = !c || !line_of(r, c->number);
         for (size_t i = 0; i < n; i++) is_shown = is_shown || shown[i] == c;
         if (is_shown) continue;
@@ -97,7 +99,7 @@ void cox_report_print_answers(FILE *file, const cox_report *r)
             fputs("<p>Of the validation prompts the first of each set, not picked; the others are behind the "
                   "fold.</p>\n",
                   file);
-        print_cell(file, r, c, set);
+        print_cell(file, r, c, set, n == 0);
         shown[n++] = c;
     }
     if (n == 0)

@@ -56,6 +56,11 @@ double cox_axes_y(const cox_axes *a, double y)
            (HEIGHT - TOP - BOTTOM) * (room + (1 - 2 * room) * (y - a->low[1]) / (a->high[1] - a->low[1]));
 }
 
+bool cox_axes_holds(double x, double y)
+{
+    return x >= LEFT && x <= WIDTH - RIGHT && y >= TOP && y <= HEIGHT - BOTTOM;
+}
+
 /* 1, 2 or 5 times a power of ten: some five steps. */
 static double step_of(double range)
 {

@@ -28,6 +28,8 @@ void cox_axes_widen_interval(cox_axes *axes, const cox_interval *interval);
 void cox_axes_print(FILE *file, cox_axes *axes, const char *label);
 double cox_axes_x(const cox_axes *axes, double x);
 double cox_axes_y(const cox_axes *axes, double y);
+/* Is a point of the picture, such as these two give, inside the frame? */
+bool cox_axes_holds(double x, double y);
 
 /* A mark with its interval, moved sideways by dx, open for the text of its title: the caller prints that,
  * then calls _end. is_faint: one that does not count. */

@@ -234,11 +234,19 @@ bool cox_report_is_control_of(const cox_report_cell *control, const cox_report_c
            strcmp(control->weighting, c->weighting) == 0 && strcmp(control->positions, c->positions) == 0;
 }
 
+const cox_report_cell *cox_report_cell_numbered(const cox_report_cells *cells, int64_t number)
+{
+    for (size_t i = 0; i < cells->n; i++) {
+        if (cells->items[i].number == number) return &cells->items[i];
+    }
+    return NULL;
+}
+
 /* By answers where there are any; higher is better, NaN: not to be shown. */
 static double answer_score(const cox_report *r, const cox_report_cell *c, int set)
 {
     if (r->rates.n_labels == 0) return (double)NAN;
-    const cox_report_rate *rate = cox_report_rate_of(&r->rates, c->number, set, r->rates.labels[0]);
+    const cox_report_rate *rate = cox_report_rate_of(&r->rates, c->number, set, cox_report_label(r));
     const cox_report_rate *apart = cox_report_rate_of(&r->rates, c->number, set, "fell_apart");
     if (!rate) return (double)NAN;
     double fallen = apart ? apart->rate.value : 0;

@@ -132,9 +132,7 @@ static void print_cards(FILE *file, const cox_report *r, cox_axes *a, const curv
         for (size_t k = 0; k < n; k++) print_curve(file, r, a, curves[k], true);
         return;
     }
-    fputs("<h3>", file);
-    cox_report_print_group(file, &r->cells.items[curves[0].first]);
-    fputs("</h3>\n<div class=\"cards\">\n", file);
+    fputs("<div class=\"cards\">\n", file);
     for (size_t k = 0; k < n; k++) {
         if (k == N_OPEN)
             fprintf(file, "</div>\n<details><summary>%zu more place%s</summary>\n<div class=\"cards\">\n",
@@ -161,9 +159,42 @@ static bool print_curves_of(FILE *file, const cox_report *r, const cox_report_gr
         }
     }
     set_x(r, curves, n, ticks, &a);
+    if (g->n_places > 1) cox_report_panel_begin(file, r, g, cox_report_has_named(r, g));
     print_cards(file, r, &a, curves, n, g->n_places == 1);
+    if (g->n_places > 1) cox_report_panel_end(file);
     free(ticks);
     return true;
+}
+
+/* What is named first, the rest behind a fold (open where nothing is named). false: there is nothing. */
+static bool print_folded(FILE *file, const cox_report *r, bool (*print)(FILE *, const cox_report *, bool),
+                         const char *rest)
+{
+    bool has_any = print(file, r, true), has_more = false;
+    char *text = NULL;
+    size_t n = 0;
+    FILE *others = open_memstream(&text, &n);
+    if (others) has_more = print(others, r, false);
+    if (others) fclose(others);
+    if (has_more)
+        fprintf(file, "<details%s><summary>%s</summary>\n%s</details>\n", has_any ? "" : " open=\"open\"",
+                rest, text);
+    free(text);
+    return has_any || has_more;
+}
+
+/* Of groups with one place those where what the page names is in, or the others. */
+static bool print_singles_where(FILE *file, const cox_report *r, bool is_named)
+{
+    bool has_any = false;
+    fputs("<div class=\"cards single\">\n", file);
+    for (size_t i = 0; i < r->cells.n_groups; i++) {
+        const cox_report_group *g = &r->cells.groups[i];
+        if (g->n_places == 1 && cox_report_has_named(r, g) == is_named)
+            has_any = print_curves_of(file, r, g) || has_any;
+    }
+    fputs("</div>\n", file);
+    return has_any;
 }
 
 void cox_report_print_curves(FILE *file, const cox_report *r)
@@ -173,12 +204,7 @@ void cox_report_print_curves(FILE *file, const cox_report *r)
         if (r->cells.groups[i].n_places > 1)
             has_any = print_curves_of(file, r, &r->cells.groups[i]) || has_any;
     }
-    fputs("<div class=\"cards single\">\n", file);
-    for (size_t i = 0; i < r->cells.n_groups; i++) {
-        if (r->cells.groups[i].n_places == 1)
-            has_any = print_curves_of(file, r, &r->cells.groups[i]) || has_any;
-    }
-    fputs("</div>\n", file);
+    has_any = print_folded(file, r, print_singles_where, "places of other ways of steering") || has_any;
     if (!has_any) fputs("<p class=\"none\">No place was steered with more than one strength.</p>\n", file);
 }
 
@@ -223,14 +249,22 @@ static bool print_layers_of(FILE *file, const cox_report *r, const cox_report_gr
     return true;
 }
 
-void cox_report_print_layers(FILE *file, const cox_report *r)
+/* Those where what the page names is in, or the others. */
+static bool print_layers_where(FILE *file, const cox_report *r, bool is_named)
 {
     bool has_any = false;
     fputs("<div class=\"cards\">\n", file);
-    for (size_t i = 0; i < r->cells.n_groups; i++)
-        has_any = print_layers_of(file, r, &r->cells.groups[i]) || has_any;
+    for (size_t i = 0; i < r->cells.n_groups; i++) {
+        const cox_report_group *g = &r->cells.groups[i];
+        if (cox_report_has_named(r, g) == is_named) has_any = print_layers_of(file, r, g) || has_any;
+    }
     fputs("</div>\n", file);
-    if (!has_any)
+    return has_any;
+}
+
+void cox_report_print_layers(FILE *file, const cox_report *r)
+{
+    if (!print_folded(file, r, print_layers_where, "other ways of steering"))
         fputs("<p class=\"none\">No block of this sweep steers the residual stream, or all experts, at "
               "several layers.</p>\n",
               file);

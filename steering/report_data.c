@@ -207,10 +207,12 @@ static json_t *heldouts_json(const cox_report_heldouts *heldouts)
         const cox_report_heldout *h = &heldouts->items[i];
         json_t *json =
             json_pack("{s:s, s:s, s:s}", "family", h->family, "aim", h->aim, "control", h->control);
+        if (h->calm != COX_REPORT_NOT_SAID)
+            json_object_set_new(json, "calm", json_boolean(h->calm == COX_REPORT_CALM));
         for (int s = 0; s < COX_REPORT_N_SETS; s++) {
             if (h->n[s] > 0)
                 json_object_set_new(json, s ? "b" : "a",
-                                    json_pack("{s:f, s:f, s:o}", "n", h->n[s], "refused", h->yes[s], "effect",
+                                    json_pack("{s:f, s:f, s:o}", "n", h->n[s], "yes", h->yes[s], "effect",
                                               interval_json(&h->effect[s])));
         }
         json_array_append_new(list, json);
@@ -227,8 +229,10 @@ static json_t *relations_json(const cox_report *r)
         size_t n_all = 0;
         for (int set = 0; set < COX_REPORT_N_SETS; set++) {
             const cox_report_relation relation = cox_report_relate(r, family, set);
-            sides[set] = json_pack("{s:o, s:I}", "rank_correlation", real(relation.spearman), "experts",
-                                   (json_int_t)relation.n);
+            const cox_interval *rank = &relation.spearman;
+            sides[set] =
+                json_pack("{s:o, s:o, s:o, s:I}", "rank_correlation", real(rank->value), "low",
+                          real(rank->low), "high", real(rank->high), "experts", (json_int_t)relation.n);
             n_all += relation.n;
         }
         json_t *item = json_pack("{s:s, s:o, s:o}", "family", r->cells.families[family], "weaken", sides[0],
@@ -243,13 +247,13 @@ static json_t *relations_json(const cox_report *r)
 
 json_t *cox_report_json(const cox_report *r)
 {
-    json_t *json =
-        json_pack("{s:s, s:s, s:o, s:o, s:O, s:O?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "made",
-                  "report", "title", r->title, "max_kl_a", real(r->cells.max_kl[COX_REPORT_A]), "max_kl_b",
-                  real(r->cells.max_kl[COX_REPORT_B]), "run", r->run, "controls_run", r->controls_run,
-                  "clean", json_object_get(r->best, "clean"), "places", places_json(r), "cells",
-                  cells_json(&r->cells), "controls", cells_json(&r->controls), "rates", rates_json(&r->rates),
-                  "routes", routes_json(&r->routes), "routing_against_effect", relations_json(r), "parts",
-                  parts_json(&r->parts), "heldout", heldouts_json(&r->heldouts));
+    json_t *json = json_pack(
+        "{s:s, s:s, s:s, s:o, s:o, s:O, s:O?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "made", "report",
+        "title", r->title, "behaviour", cox_report_label(r), "max_kl_a", real(r->cells.max_kl[COX_REPORT_A]),
+        "max_kl_b", real(r->cells.max_kl[COX_REPORT_B]), "run", r->run, "controls_run", r->controls_run,
+        "clean", json_object_get(r->best, "clean"), "places", places_json(r), "cells", cells_json(&r->cells),
+        "controls", cells_json(&r->controls), "rates", rates_json(&r->rates), "routes",
+        routes_json(&r->routes), "routing_against_effect", relations_json(r), "parts", parts_json(&r->parts),
+        "heldout", heldouts_json(&r->heldouts));
     return json;
 }

@@ -1,5 +1,5 @@
-/* What was found, in a few numbers; then the best cells of each family of blocks, and the controls beside
- * them. */
+/* What controls do at a cell's place; cards about routing and about who writes the direction; the best cells
+ * of each family of blocks, and the controls beside them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +62,8 @@ cox_report_summary cox_report_summarize(const cox_report *r, const cox_report_ce
         if (n < n_kept) continue;
         kept[n_kept++] = k;
         add_control(&sum, k);
+        sum.n_reach[COX_REPORT_A] += k->change[COX_REPORT_A].value <= c->change[COX_REPORT_A].high;
+        sum.n_reach[COX_REPORT_B] += k->change[COX_REPORT_B].value >= c->change[COX_REPORT_B].low;
     }
     free(kept);
     return sum;
@@ -69,80 +71,10 @@ cox_report_summary cox_report_summarize(const cox_report *r, const cox_report_ce
 
 /* --- Cards --- */
 
-/* The other labels: a plan that ends what it should and leaves no answers has broken the model. */
-static void print_others(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
+static const char *words_of(const cox_interval *correlation)
 {
-    bool has_any = false;
-    for (size_t l = 1; l < r->rates.n_labels; l++) {
-        const cox_report_rate *before = cox_report_rate_of(&r->rates, -1, set, r->rates.labels[l]),
-                              *after = cox_report_rate_of(&r->rates, c->number, set, r->rates.labels[l]);
-        if (!before || !after) continue;
-        fputs(has_any ? " " : "<p>", file);
-        cox_report_print_change(file, r->rates.labels[l], before->rate.value, after->rate.value);
-        has_any = true;
-    }
-    fputs(has_any ? "</p>\n" : "", file);
-}
-
-/* "100% → 3%" of the first label, or the change of the log-odds. */
-static void print_big(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
-{
-    const char *label = r->rates.n_labels ? r->rates.labels[0] : "";
-    const cox_report_rate *before = cox_report_rate_of(&r->rates, -1, set, label),
-                          *after = cox_report_rate_of(&r->rates, c->number, set, label);
-    if (before && after) {
-        fprintf(file, "<p class=\"big\">%.0f%% \xe2\x86\x92 %.0f%%</p>\n<p><b>", 100 * before->rate.value,
-                100 * after->rate.value);
-        cox_xml_print(file, label);
-        fprintf(file,
-                "</b>, %c: %lld of %lld answers without, %lld of %lld with it (95%% interval %.0f to "
-                "%.0f%%).</p>\n",
-                "AB"[set], (long long)before -> yes, (long long)before -> asked, (long long)after -> yes,
-                (long long)after -> asked, 100 * after -> rate.low, 100 * after->rate.high);
-        print_others(file, r, c, set);
-        fputs("<p>Log-odds ", file);
-    } else {
-        fputs("<p class=\"big\">", file);
-        cox_report_print_number(file, c->change[set].value, true);
-        fprintf(file, "</p>\n<p>change of the log-odds on %c: ", "AB"[set]);
-    }
-    cox_report_print_interval(file, &c->change[set]);
-    fputs(", KL ", file);
-    cox_report_print_number(file, c->kl, false);
-    fputs(".</p>\n", file);
-}
-
-static void print_controls_of(FILE *file, const cox_report *r, const cox_report_cell *c, int set)
-{
-    for (int k = 0; k < N_KINDS; k++) {
-        const cox_report_summary sum = cox_report_summarize(r, c, kinds[k]);
-        if (sum.n == 0) continue;
-        fprintf(file, "<p>Control, %s: ", cox_report_control_words(kinds[k]));
-        cox_report_print_interval(file, &sum.widest[set]);
-        fprintf(file, "%s.</p>\n", sum.n > 1 ? " (the draw that reaches farthest)" : "");
-    }
-}
-
-/* By the prompts that the choice was made on, so it looks better here than it is. */
-static void print_card(FILE *file, const cox_report *r, bool is_single, int set)
-{
-    const cox_report_cell *c = cox_report_pick(r, -1, is_single, set);
-    fprintf(file,
-            "<div class=\"card\"><h3>%s%s</h3>\n<p class=\"soft\">validation prompts, on which the cell was "
-            "chosen</p>\n",
-            aims[set], is_single ? ", one expert" : ", any place");
-    if (c) {
-        print_big(file, r, c, set);
-        print_controls_of(file, r, c, set);
-        fputs("<p class=\"soft\">", file);
-        cox_report_print_how(file, c);
-        fputs(" (block ", file);
-        cox_xml_print(file, c->block);
-        fprintf(file, ", cell %lld).</p>", (long long)c->number);
-    } else {
-        fputs("<p>No cell does.</p>", file);
-    }
-    fputs("</div>\n", file);
+    if (correlation->low > 0) return "somewhat, as it lies above 0";
+    return correlation->high < 0 ? "it lies below 0" : "not shown, as it holds 0";
 }
 
 /* Of the family with the most experts. */
@@ -156,19 +88,22 @@ static void print_routing_card(FILE *file, const cox_report *r)
         widest = family;
         relations[COX_REPORT_A] = a;
     }
-    if (relations[COX_REPORT_A].n < 3) return;
+    if (widest < 0 || isnan(relations[COX_REPORT_A].spearman.value)) return;
     relations[COX_REPORT_B] = cox_report_relate(r, widest, COX_REPORT_B);
     fputs("<div class=\"card\"><h3>Does routing tell where to steer?</h3>\n<p class=\"big\">\xcf\x81 ", file);
-    cox_report_print_number(file, relations[COX_REPORT_A].spearman, true);
+    cox_report_print_number(file, relations[COX_REPORT_A].spearman.value, true);
+    fputs("</p>\n<p>95% interval ", file);
+    cox_report_print_ends(file, &relations[COX_REPORT_A].spearman);
     fprintf(file,
-            "</p>\n<p>Rank correlation (Spearman\xe2\x80\x99s) of the size of an expert\xe2\x80\x99s routing "
+            ", over %zu experts: %s.</p>\n<details><summary>more</summary><p>Rank correlation "
+            "(Spearman\xe2\x80\x99s) of the size of an expert\xe2\x80\x99s routing "
             "difference with the largest fall of A\xe2\x80\x99s log-odds that steering it reaches within the "
-            "KL limit, over %zu experts; with the largest rise of B\xe2\x80\x99s ",
-            relations[COX_REPORT_A].n);
-    cox_report_print_number(file, relations[COX_REPORT_B].spearman, true);
+            "KL limit; with the largest rise of B\xe2\x80\x99s: ",
+            relations[COX_REPORT_A].n, words_of(&relations[COX_REPORT_A].spearman));
+    cox_report_print_interval(file, &relations[COX_REPORT_B].spearman);
     fputs(". Near 0: no. (Family ", file);
     cox_xml_print(file, r->cells.families[widest]);
-    fputs(", validation prompts.)</p></div>\n", file);
+    fputs(", validation prompts.)</p></details></div>\n", file);
 }
 
 static void print_parts_card(FILE *file, const cox_report *r)
@@ -202,17 +137,8 @@ static void print_parts_card(FILE *file, const cox_report *r)
 
 void cox_report_print_findings(FILE *file, const cox_report *r)
 {
-    bool has_single = false, has_other = false;
-    for (size_t i = 0; i < r->cells.n; i++) {
-        has_single =
-            has_single || (r->cells.items[i].expert >= 0 && !cox_report_is_control(&r->cells.items[i]));
-        has_other = has_other || (r->cells.items[i].expert < 0 && !cox_report_is_control(&r->cells.items[i]));
-    }
     fputs("<div class=\"cards findings\">\n", file);
-    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
-        if (!cox_report_print_heldout_card(file, r, false, set) && has_other) print_card(file, r, false, set);
-        if (!cox_report_print_heldout_card(file, r, true, set) && has_single) print_card(file, r, true, set);
-    }
+    cox_report_print_cards(file, r);
     print_routing_card(file, r);
     print_parts_card(file, r);
     fputs("</div>\n", file);
@@ -275,7 +201,7 @@ void cox_report_print_families(FILE *file, const cox_report *r)
     int32_t n_families = r->cells.n_families;
     scale s = {0, 1e-9};
     for (int32_t k = 0; k < n_families * COX_REPORT_N_SETS; k++) {
-        const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
+        const cox_report_cell *c = cox_report_named(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
         for (int set = 0; c && set < COX_REPORT_N_SETS; set++) widen(&s, &c->change[set]);
     }
     fputs(
@@ -296,7 +222,7 @@ void cox_report_print_families(FILE *file, const cox_report *r)
     fputs("</tr>\n", file);
     for (int set = 0; set < COX_REPORT_N_SETS; set++) {
         for (int32_t b = 0; b < n_families; b++) {
-            const cox_report_cell *c = cox_report_pick(r, b, false, set);
+            const cox_report_cell *c = cox_report_named(r, b, false, set);
             if (c) print_best_row(file, r, c, set, s);
         }
     }
@@ -347,13 +273,13 @@ void cox_report_print_controls(FILE *file, const cox_report *r)
     char *text = NULL;
     size_t n = 0;
     for (int32_t k = 0; k < n_families * COX_REPORT_N_SETS; k++) {
-        const cox_report_cell *c = cox_report_pick(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
+        const cox_report_cell *c = cox_report_named(r, k / COX_REPORT_N_SETS, false, k % COX_REPORT_N_SETS);
         if (c) widen(&s, &c->change[k % COX_REPORT_N_SETS]);
     }
     FILE *rows = open_memstream(&text, &n);
     for (int set = 0; set < COX_REPORT_N_SETS && rows; set++) {
         for (int32_t b = 0; b < n_families; b++) {
-            const cox_report_cell *c = cox_report_pick(r, b, false, set);
+            const cox_report_cell *c = cox_report_named(r, b, false, set);
             if (c) has_any = print_control_rows(rows, r, c, set, s) || has_any;
         }
     }

@@ -3,6 +3,7 @@
  * white. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "steering/heatmap.h"
 #include "steering/report.h"
@@ -156,6 +157,68 @@ static void print_table(FILE *file, const map *m)
     free(order);
 }
 
+/* --- The expert that the page names --- */
+
+static const cox_report_place *named_place(const map *m)
+{
+    const cox_report_cell *named = m->report->named[1][m->set];
+    return named ? place_at(m, named->layer, named->expert) : NULL;
+}
+
+static void print_frame(FILE *file, const map *m)
+{
+    const cox_report_place *p = named_place(m);
+    int32_t row = 0;
+    while (p && m->layers[row] != p->layer) row++;
+    if (p)
+        fprintf(file, "<rect class=\"frame\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n",
+                LEFT + p->expert * m->width - 1, TOP + row * m->height - 1, m->width + 1, m->height + 1);
+}
+
+/* Why another expert has the largest number here. */
+static const char *why_other(const cox_report *r, const cox_report_cell *largest, int set)
+{
+    const cox_report_heldout *plan = cox_report_heldout_best(r, NULL, true, set, NULL);
+    for (size_t i = 0; plan && i < plan->n_passed; i++) {
+        if (plan->passed[i].cell == largest->number) return "it was passed over: the place is not calm";
+    }
+    if (r->rates.n_labels > 0 && !cox_report_rate_of(&r->rates, largest->number, set, cox_report_label(r)))
+        return "its cell was not among those that answered";
+    if (plan)
+        return "plans are taken by answers to validation prompts and judged by held-out ones, not by "
+               "log-odds";
+    return "where there are answers, the choice is by them, not by log-odds";
+}
+
+static void print_named(FILE *file, const map *m)
+{
+    const cox_report_place *p = named_place(m), *largest = NULL;
+    const cox_report_cell *named = m->report->named[1][m->set];
+    for (size_t i = 0; i < m->group->n_places; i++) {
+        const cox_report_place *q = &m->places[i];
+        if (q->best[m->set] && (!largest || compare_sizes(q, largest, m->set) < 0)) largest = q;
+    }
+    if (!named) return;
+    fputs(p ? "<p class=\"soft\">Framed: " : "<p class=\"soft\">Not in this map: ", file);
+    cox_report_print_place(file, named);
+    fputs(", the expert of verdict, card and table (cell ", file);
+    fprintf(file, "%lld, ", (long long)named->number);
+    cox_report_print_number(file, named->change[m->set].value, true);
+    fputc(')', file);
+    bool is_here = named >= &m->report->cells.items[m->group->first] &&
+                   named < &m->report->cells.items[m->group->first + m->group->n];
+    if (p && !is_here) {
+        fputs(", steered there as ", file);
+        cox_report_print_group(file, named);
+    }
+    if (largest && largest != p) {
+        fputs(". The largest number here is that of ", file);
+        cox_report_print_place(file, largest->best[m->set]);
+        fprintf(file, "; %s", why_other(m->report, largest->best[m->set], m->set));
+    }
+    fputs(".</p>\n", file);
+}
+
 /* --- The map --- */
 
 static void print_map(FILE *file, map *m)
@@ -182,8 +245,10 @@ static void print_map(FILE *file, map *m)
     for (int32_t e = 0; e<m->n_columns; e += m->n_columns> MANY_COLUMNS ? 4 : 1)
         fprintf(file, "<text class=\"mid\" x=\"%.1f\" y=\"%d\">%d</text>", LEFT + (e + 0.5) * m->width,
                 TOP + m->n_layers * m->height + 13, (int)e);
+    print_frame(file, m);
     print_legend(file, m, height - 6);
     fputs("</svg></div>\n", file);
+    print_named(file, m);
     print_table(file, m);
     fputs("</figure>\n", file);
 }
@@ -198,7 +263,7 @@ static bool is_worth(const cox_report_cells *cells, const cox_report_group *g)
            !cox_report_is_control(&cells->items[g->first]);
 }
 
-static void print_group(FILE *file, const cox_report *r, const cox_report_group *g)
+static void print_group(FILE *file, const cox_report *r, const cox_report_group *g, bool is_open)
 {
     map m = {.report = r, .group = g, .places = &r->cells.places[g->first_place], .n_columns = g->n_experts};
     m.layers = calloc(g->n_places, sizeof *m.layers);
@@ -209,20 +274,34 @@ static void print_group(FILE *file, const cox_report *r, const cox_report_group 
     }
     m.width = m.n_columns > MANY_COLUMNS ? 17 : 35;
     m.height = m.n_columns > MANY_COLUMNS ? 17 : 26;
-    fputs("<h3>", file);
-    cox_report_print_group(file, &r->cells.items[g->first]);
-    fputs("</h3>\n<div class=\"maps\">\n", file);
+    cox_report_panel_begin(file, r, g, is_open);
+    fputs("<div class=\"maps\">\n", file);
     for (m.set = 0; m.set < COX_REPORT_N_SETS; m.set++) print_map(file, &m);
     fputs("</div>\n", file);
+    cox_report_panel_end(file);
     free(m.layers);
+}
+
+/* A group that steers as the named cells do: it, or one of another family. */
+static bool is_alike(const cox_report *r, const cox_report_group *g)
+{
+    const cox_report_cell *c = &r->cells.items[g->first];
+    for (int set = 0; set < COX_REPORT_N_SETS; set++) {
+        const cox_report_cell *named = r->named[1][set];
+        if (named && strcmp(c->site, named->site) == 0 && strcmp(c->op, named->op) == 0 &&
+            strcmp(c->weighting, named->weighting) == 0 && strcmp(c->positions, named->positions) == 0)
+            return true;
+    }
+    return false;
 }
 
 void cox_report_print_maps(FILE *file, const cox_report *r)
 {
     size_t n = 0;
     for (size_t i = 0; i < r->cells.n_groups; i++) {
-        if (!is_worth(&r->cells, &r->cells.groups[i])) continue;
-        print_group(file, r, &r->cells.groups[i]);
+        const cox_report_group *g = &r->cells.groups[i];
+        if (!is_worth(&r->cells, g)) continue;
+        print_group(file, r, g, is_alike(r, g));
         n++;
     }
     if (n == 0)

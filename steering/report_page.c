@@ -14,10 +14,23 @@ static const char style[] =
     "@media(prefers-color-scheme:dark){:root{--page:#14171b;--ink:#e6e9ed;--soft:#a0aab5;--line:#3a424c;--card:#1d2228;--a:#7fb3f5;--b:#f0a45d}}\n"
     "*{box-sizing:border-box}\n"
     "body{margin:0 auto;max-width:1360px;padding:20px;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}\n"
-    "h1{font-size:30px;line-height:1.2;margin:8px 0}\n"
+    "h1{font-size:24px;line-height:1.2;margin:4px 0 10px}\n"
+    ".verdict{font-size:20px;line-height:1.45;max-width:none;margin:8px 0 12px;padding:12px 16px;background:var(--card);"
+    "border-left:5px solid var(--a);border-radius:4px}\n"
+    "[hidden]{display:none!important}\n"
+    ".tools{display:flex;gap:10px;align-items:center;margin:6px 0;font-size:14px;color:var(--soft)}\n"
+    ".tools input,.tools select,th button{font:inherit;color:inherit;background:var(--page);border:1px solid var(--line);border-radius:4px}\n"
+    ".tools input,.tools select{padding:3px 8px;min-width:0}\n"
+    ".tools select{display:none}\n"
+    "th button{border:0;padding:0;background:none;cursor:pointer;text-align:inherit;font-weight:600}\n"
+    "th button::after{content:' \\2195';opacity:.5}\n"
+    "th[aria-sort=ascending] button::after{content:' \\2191';opacity:1}\n"
+    "th[aria-sort=descending] button::after{content:' \\2193';opacity:1}\n"
+    ".panel{margin:14px 0}\n"
+    ".panel>summary{font-weight:650;color:var(--ink)}\n"
+    ".panel>summary small{font-weight:400;color:var(--soft)}\n"
     "h2{font-size:22px;margin:44px 0 8px;padding-top:10px;border-top:1px solid var(--line)}\n"
     "h3{font-size:16px;margin:22px 0 8px}\n"
-    "h3 small{font-weight:400;color:var(--soft)}\n"
     "p{margin:6px 0;max-width:85ch}\n"
     "a{color:var(--a)}\n"
     "code,pre{font:13px/1.45 ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}\n"
@@ -63,6 +76,7 @@ static const char style[] =
     ".cell,.key{stroke:var(--line);stroke-width:.6}\n"
     ".down{fill:var(--a)}\n"
     ".up{fill:var(--b)}\n"
+    ".frame{fill:none;stroke:var(--ink);stroke-width:2.4;pointer-events:none}\n"
     ".cell.none{fill:none;pointer-events:all}\n"
     "path.none{stroke:var(--line);stroke-width:1;pointer-events:none}\n"
     ".cell:hover{stroke:var(--ink);stroke-width:2}\n"
@@ -81,7 +95,7 @@ static const char style[] =
     ".n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n"
     ".rates{white-space:nowrap;font-size:13px}\n"
     ".rates span:first-child{font-weight:650}\n"
-    ".how{min-width:220px}\n"
+    ".how{min-width:280px}\n"
     ".controls td,.controls tbody th{border:0;padding-bottom:2px}\n"
     ".controls .head>*{border-top:1px solid var(--line);padding-top:8px}\n"
     "details{margin:8px 0}\n"
@@ -92,7 +106,9 @@ static const char style[] =
     ".params{table-layout:auto}\n"
     "@media(max-width:640px){\n"
     "body{padding:14px;font-size:15px}\n"
-    "h1{font-size:24px}\n"
+    "h1{font-size:20px}\n"
+    ".verdict{font-size:16px;line-height:1.4;padding:8px 12px}\n"
+    ".tools select{display:block}\n"
     ".answers thead{display:none}\n"
     ".answers,.answers tbody,.answers tr,.answers td{display:block;width:100%}\n"
     ".answers tr{border-bottom:1px solid var(--line);padding:6px 0}\n"
@@ -150,6 +166,7 @@ static void print_grid(FILE *file, const json_t *run)
 {
     size_t i;
     const json_t *block, *blocks = json_object_get(json_object_get(run, "grid"), "blocks");
+    fprintf(file, "<details><summary>%zu blocks</summary>\n", json_array_size(blocks));
     json_array_foreach(blocks, i, block)
     {
         const char *name = json_string_value(json_object_get(block, "name"));
@@ -159,6 +176,7 @@ static void print_grid(FILE *file, const json_t *run)
         print_object(file, block, "name");
         fputs("</details>\n", file);
     }
+    fputs("</details>\n", file);
 }
 
 static void print_plans(FILE *file, const json_t *best)
@@ -168,9 +186,10 @@ static void print_plans(FILE *file, const json_t *best)
     if (json_array_size(cells) == 0) return;
     fputs("<h3>Plans of the cells that were answered</h3>\n<p>A request of <code>batch</code> takes such a "
           "plan as its "
-          "<code>steering</code>; its paths are relative to the folder of the sweep. "
+          "<code>steering</code>; its paths are relative to the folder of this page. "
           "<code>sweep --show-cell N</code> prints that of any cell, with absolute paths.</p>\n",
           file);
+    fprintf(file, "<details><summary>%zu plans</summary>\n", json_array_size(cells));
     json_array_foreach(cells, i, cell)
     {
         char *text = json_dumps(json_object_get(cell, "plan"), JSON_COMPACT | JSON_REAL_PRECISION(9));
@@ -180,6 +199,7 @@ static void print_plans(FILE *file, const json_t *best)
         fputs("</pre></details>\n", file);
         free(text);
     }
+    fputs("</details>\n", file);
 }
 
 static void print_parameters(FILE *file, const cox_report *r)
@@ -221,40 +241,66 @@ static void print_sets(FILE *file, const cox_report *r)
                 json_array_size(json_object_get(clean, "b")));
 }
 
+/* The script is known by its hash: no other runs, and nothing is fetched. */
+static void print_policy(FILE *file)
+{
+    char hash[45];
+    cox_report_script_hash(hash);
+    fprintf(file,
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+            "style-src 'unsafe-inline'; script-src 'sha256-%s'\"/>\n",
+            hash);
+}
+
+static void print_how_to_read(FILE *file, const cox_report *r)
+{
+    const char *model = json_string_value(json_object_get(r->run, "model")), *slash;
+    while (model && (slash = strchr(model, '/')) && slash[1]) model = slash + 1;
+    fputs("<p class=\"legend\"><svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\"><g class=\"a\"><line "
+          "x1=\"0\" y1=\"6\" x2=\"30\" "
+          "y2=\"6\"/><circle cx=\"15\" cy=\"6\" r=\"3.6\"/></g></svg> A: prompts that show the behaviour "
+          "\xc2\xa0 "
+          "<svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\">"
+          "<g class=\"b\"><line x1=\"0\" y1=\"6\" x2=\"30\" y2=\"6\" stroke-dasharray=\"5 3\"/><rect "
+          "x=\"11.8\" y=\"2.8\" "
+          "width=\"6.4\" height=\"6.4\"/></g></svg> B: others \xc2\xa0 intervals are of 95%</p>\n"
+          "<details><summary>How to read this page</summary><p>",
+          file);
+    fprintf(file, "%zu steering plans", r->cells.n);
+    print_sets(file, r);
+    fputs(" on <code>", file);
+    cox_xml_print(file, model ? model : "an unnamed model");
+    fputs("</code>. A plan <b>weakens</b> the behaviour (<b>", file);
+    cox_xml_print(file, cox_report_label(r));
+    fputs("</b>) if it lowers the log-odds of the rules\xe2\x80\x99 first tokens on A, and "
+          "<b>strengthens</b> it if it "
+          "raises them on B. Numbers are of these prompts, on which plans are chosen (validation prompts), "
+          "unless "
+          "they are said to be of held-out ones. Verdict and cards name the plan with the largest effect of "
+          "those "
+          "that were judged; maps frame its expert. A random direction <b>does the same</b> if its effect "
+          "reaches "
+          "the interval of the plan\xe2\x80\x99s. Paths are relative to the folder of this page. Point at a "
+          "mark or "
+          "a cell for its numbers.</p></details>\n",
+          file);
+}
+
 static void print_head(FILE *file, const cox_report *r)
 {
-    const char *model = json_string_value(json_object_get(r->run, "model"));
     fputs("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
-          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-          "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
-          "style-src 'unsafe-inline'\"/>\n"
-          "<link rel=\"icon\" href=\"data:,\"/>\n<title>",
+          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n",
           file);
+    print_policy(file);
+    fputs("<link rel=\"icon\" href=\"data:,\"/>\n<title>", file);
     cox_xml_print(file, r->title);
     fputs("</title>\n<style>\n", file);
     fputs(style, file);
     fputs("</style></head>\n<body>\n<header><h1>", file);
     cox_xml_print(file, r->title);
-    fprintf(file, "</h1>\n<p>%zu steering plans", r->cells.n);
-    print_sets(file, r);
-    fputs(" on <code>", file);
-    cox_xml_print(file, model ? model : "an unnamed model");
-    fputs(
-        "</code>. <b>A</b> holds prompts that show the behaviour, <b>B</b> others. A plan <b>weakens</b> "
-        "it if it lowers the "
-        "log-odds of the rules\xe2\x80\x99 first tokens on A, and <b>strengthens</b> it if it raises them "
-        "on B. Numbers are of these prompts, on which plans are chosen (validation prompts), unless they are "
-        "said to be of held-out ones. Intervals are of 95%.</p>\n",
-        file);
-    fputs("<p class=\"legend\"><svg width=\"30\" height=\"12\" viewBox=\"0 0 30 12\"><g class=\"a\"><line "
-          "x1=\"0\" y1=\"6\" x2=\"30\" "
-          "y2=\"6\"/><circle cx=\"15\" cy=\"6\" r=\"3.6\"/></g></svg> A \xc2\xa0 <svg width=\"30\" "
-          "height=\"12\" viewBox=\"0 0 30 12\">"
-          "<g class=\"b\"><line x1=\"0\" y1=\"6\" x2=\"30\" y2=\"6\" stroke-dasharray=\"5 3\"/><rect "
-          "x=\"11.8\" y=\"2.8\" "
-          "width=\"6.4\" height=\"6.4\"/></g></svg> B \xc2\xa0 Point at a mark or a cell for its "
-          "numbers.</p>\n",
-          file);
+    fputs("</h1>\n", file);
+    cox_report_print_verdict(file, r);
+    print_how_to_read(file, r);
 }
 
 static void print_limit(FILE *file, const cox_report *r)
@@ -272,54 +318,67 @@ static void print_limit(FILE *file, const cox_report *r)
 static const struct {
     const char *id, *name, *about;
     void (*print)(FILE *file, const cox_report *report);
+    bool is_repeated; /* beside held-out answers: the same plans again, on other prompts */
 } sections[] = {
-    {"findings", "Findings", "", cox_report_print_findings},
-    {"heldout", "Held-out prompts", "", cox_report_print_heldouts},
+    {"findings", "Findings", "", cox_report_print_findings, false},
+    {"heldout", "Held-out prompts", "", cox_report_print_heldouts, false},
     {"cells", "Best cell of each family",
-     "Blocks of the grid whose names agree up to the first dot are one family. Among cells whose answers "
-     "were judged, the choice is by answers to these validation prompts: of A the fewest with the first "
-     "label "
-     "or fallen apart, of B "
-     "the most with it that did not; else by the log-odds.",
-     cox_report_print_families},
+     "Blocks of the grid whose names agree up to the first dot are one family. Shown is the cell that was "
+     "judged on "
+     "held-out prompts, here with its numbers on validation prompts; of families without, the best by "
+     "answers to "
+     "these: of A the fewest that show the behaviour or fell apart, of B the most that show it and did not; "
+     "else by "
+     "the log-odds.",
+     cox_report_print_families, true},
     {"layers", "Every layer",
      "Directions of the residual stream, and all experts of a layer at once: the best effect over strengths "
      "and vectors.",
-     cox_report_print_layers},
+     cox_report_print_layers, false},
     {"maps", "Every expert",
      "The best effect of each expert over strengths and vectors. Bold: the interval does not hold 0. A line "
      "through a cell: "
      "nothing there that counts.",
-     cox_report_print_maps},
+     cox_report_print_maps, false},
     {"curves", "Effect by strength",
      "The places with the largest effects. Strengths are drawn nearly logarithmically on both sides of 0, "
      "where the run is clean; "
      "faint marks exceed the limit of the KL divergence.",
-     cox_report_print_curves},
+     cox_report_print_curves, false},
     {"routing", "Routing difference and effect",
      "How much more often the tokens of A than those of B have an expert as their first choice, and what "
      "steering it does.",
-     cox_report_print_scatters},
-    {"parts", "Parts of the direction", "", cox_report_print_parts},
-    {"controls", "Controls", "", cox_report_print_controls},
-    {"answers", "Answers before and after", "", cox_report_print_answers},
-    {"parameters", "Parameters", "", print_parameters},
+     cox_report_print_scatters, false},
+    {"parts", "Parts of the direction", "", cox_report_print_parts, false},
+    {"controls", "Controls", "", cox_report_print_controls, true},
+    {"answers", "Answers before and after", "", cox_report_print_answers, false},
+    {"parameters", "Parameters", "", print_parameters, false},
 };
 enum { N_SECTIONS = sizeof sections / sizeof *sections };
 
-void cox_report_print(FILE *file, const cox_report *r)
+static void print_section(FILE *file, const cox_report *r, size_t i)
 {
+    bool is_folded = sections[i].is_repeated && r->heldouts.n > 0;
+    fprintf(file, "<section id=\"%s\"><h2>%s</h2>\n", sections[i].id, sections[i].name);
+    if (is_folded)
+        fputs("<details><summary>on validation prompts, on which plans were chosen</summary>\n", file);
+    if (*sections[i].about) fprintf(file, "<p class=\"soft\">%s</p>\n", sections[i].about);
+    sections[i].print(file, r);
+    if (i == 0) print_limit(file, r);
+    fputs(is_folded ? "</details></section>\n" : "</section>\n", file);
+}
+
+void cox_report_print(FILE *file, const cox_report *report)
+{
+    cox_report named = *report;
+    const cox_report *r = &named;
+    for (int k = 0; k < 2 * COX_REPORT_N_SETS; k++)
+        named.named[k % 2][k / 2] = cox_report_named(report, -1, k % 2 == 1, k / 2);
     print_head(file, r);
     fputs("<nav>", file);
     for (size_t i = 0; i < N_SECTIONS; i++)
         fprintf(file, "<a href=\"#%s\">%s</a> ", sections[i].id, sections[i].name);
     fputs("</nav></header>\n<main>\n", file);
-    for (size_t i = 0; i < N_SECTIONS; i++) {
-        fprintf(file, "<section id=\"%s\"><h2>%s</h2>\n", sections[i].id, sections[i].name);
-        if (*sections[i].about) fprintf(file, "<p class=\"soft\">%s</p>\n", sections[i].about);
-        if (i == 0) print_limit(file, r);
-        sections[i].print(file, r);
-        fputs("</section>\n", file);
-    }
-    fputs("</main>\n</body></html>\n", file);
+    for (size_t i = 0; i < N_SECTIONS; i++) print_section(file, r, i);
+    fprintf(file, "</main>\n<script>%s</script>\n</body></html>\n", cox_report_script);
 }

@@ -1,12 +1,13 @@
 /* Routing difference against steering effect, expert by expert: does detection predict response? */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "steering/heatmap.h"
 #include "steering/report.h"
 #include "steering/report_axes.h"
 
-enum { MANY_POINTS = 200, N_LABELS = 4 };
+enum { MANY_POINTS = 200, N_LABELS = 4, LEAST_POINTS = 3 };
 
 /* --- Correlation --- */
 
@@ -33,6 +34,16 @@ static void rank(const double *values, size_t n, double *ranks)
         }
         ranks[i] = (double)below + ((double)same - 1) / 2;
     }
+}
+
+/* Of a rank correlation over n > 3 pairs: Fisher's transformation, its variance as in Bonett and Wright
+ * (2000). NaN in, NaN out. */
+static cox_interval interval_of(double r, size_t n)
+{
+    r = fmax(-1, fmin(1, r));
+    double half = COX_Z_95 * sqrt((1 + r * r / 2) / ((double)n - 3));
+    if (isnan(r) || fabs(r) == 1) return (cox_interval){r, r, r};
+    return (cox_interval){r, tanh(atanh(r) - half), tanh(atanh(r) + half)};
 }
 
 /* Places of a group are in the order of layers and experts. NULL: none of that expert. */
@@ -73,7 +84,7 @@ static double largest_effect(const cox_report_cells *cells, int32_t family, int 
 
 cox_report_relation cox_report_relate(const cox_report *r, int32_t family, int set)
 {
-    cox_report_relation relation = {0, (double)NAN};
+    cox_report_relation relation = {0, {(double)NAN, (double)NAN, (double)NAN}};
     size_t room = r->routes.n;
     double *memory = calloc(4 * room + 1, sizeof *memory);
     double *x = memory, *y = memory + room, *rx = y + room, *ry = rx + room;
@@ -83,10 +94,10 @@ cox_report_relation cox_report_relate(const cox_report *r, int32_t family, int s
         x[relation.n] = fabs(r->routes.items[i].difference.value);
         y[relation.n++] = effect;
     }
-    if (relation.n > 2) {
+    if (relation.n >= COX_REPORT_LEAST_EXPERTS) {
         rank(x, relation.n, rx);
         rank(y, relation.n, ry);
-        relation.spearman = correlate(rx, ry, relation.n);
+        relation.spearman = interval_of(correlate(rx, ry, relation.n), relation.n);
     }
     free(memory);
     return relation;
@@ -109,12 +120,74 @@ static size_t find_routes(const cox_report *r, const cox_report_group *g, int se
     return n;
 }
 
-/* Names beside the largest effects, but not on top of each other; the rest is found by hovering. */
+/* --- Names beside points --- */
+
+typedef struct box {
+    double left, top, right, bottom;
+} box;
+
+typedef struct labels {
+    box *taken; /* [n_labels + n_marks]: labels first, then marks */
+    size_t n_labels, n_marks;
+} labels;
+
+static bool is_apart(const box *x, const box *y)
+{
+    return x->right <= y->left || y->right <= x->left || x->bottom <= y->top || y->bottom <= x->top;
+}
+
+static bool is_free(const labels *all, const box *b, bool may_cover_marks)
+{
+    size_t n = all->n_labels + (may_cover_marks ? 0 : all->n_marks);
+    bool is_so = cox_axes_holds(b->left, b->top) && cox_axes_holds(b->right, b->bottom);
+    for (size_t i = 0; i < n && is_so; i++) is_so = is_apart(b, &all->taken[i]);
+    return is_so;
+}
+
+/* Beside, above or below the mark, off other labels and if possible off other marks; not at all where there
+ * is no room. */
+static void print_label(FILE *file, labels *all, double x, double y, const cox_report_place *place)
+{
+    enum { HEIGHT = 12, OFF = 7, N_SIDES = 6 };
+    char text[40];
+    snprintf(text, sizeof text, "L%d E%d", (int)place->layer, (int)place->expert);
+    double width = 7.2 * (double)strlen(text); /* at 11 px, bold, with room between */
+    const double lefts[N_SIDES] = {x + OFF,       x - OFF - width, x - width / 2,
+                                   x - width / 2, x + OFF,         x - OFF - width},
+                 middles[N_SIDES] = {
+                     y, y, y - OFF - HEIGHT / 2.0, y + OFF + HEIGHT / 2.0, y - OFF - 4.0, y + OFF + 4.0};
+    for (int k = 0; k < 2 * N_SIDES; k++) {
+        int side = k % N_SIDES;
+        box b = {lefts[side], middles[side] - HEIGHT / 2.0, lefts[side] + width,
+                 middles[side] + HEIGHT / 2.0};
+        if (!is_free(all, &b, k >= N_SIDES)) continue;
+        fprintf(file, "<text class=\"tag mid\" x=\"%.1f\" y=\"%.1f\">%s</text>\n", (b.left + b.right) / 2,
+                middles[side] + 3.5, text);
+        all->taken[all->n_labels + all->n_marks] = all->taken[all->n_labels]; /* a mark makes room */
+        all->taken[all->n_labels++] = b;
+        return;
+    }
+}
+
+/* Names the expert that the page names, and those with the largest effects; the rest is found by hovering. */
 static void print_labels(FILE *file, const cox_report *r, const cox_axes *a, const cox_report_place *places,
                          size_t n, int set, const size_t *route_of)
 {
-    double last = (double)INFINITY, xs[N_LABELS], ys[N_LABELS];
-    for (int label = 0, n_printed = 0; label < N_LABELS; label++) {
+    enum { MARK = 4 };
+    const cox_report_cell *named = r->named[1][set];
+    labels all = {.taken = calloc(n + N_LABELS + 2, sizeof *all.taken)};
+    double *x = calloc(2 * n + 1, sizeof *x), *y = x + n, last = (double)INFINITY;
+    for (size_t i = 0; i < n && x && all.taken; i++) {
+        if (route_of[i] == SIZE_MAX) continue;
+        x[i] = cox_axes_x(a, 100 * r->routes.items[route_of[i]].difference.value);
+        y[i] = cox_axes_y(a, places[i].best[set]->change[set].value);
+        all.taken[all.n_marks++] = (box){x[i] - MARK, y[i] - MARK, x[i] + MARK, y[i] + MARK};
+    }
+    for (size_t i = 0; i < n && x && all.taken && named; i++) {
+        if (route_of[i] != SIZE_MAX && places[i].layer == named->layer && places[i].expert == named->expert)
+            print_label(file, &all, x[i], y[i], &places[i]);
+    }
+    for (int label = 0; label < N_LABELS && x && all.taken; label++) {
         size_t best = SIZE_MAX;
         double top = 0;
         for (size_t i = 0; i < n; i++) {
@@ -122,20 +195,13 @@ static void print_labels(FILE *file, const cox_report *r, const cox_axes *a, con
             double size = places[i].best[set]->change[set].value * (set == COX_REPORT_A ? -1 : 1);
             if (size > top && size < last) best = i, top = size;
         }
-        if (best == SIZE_MAX) return;
+        if (best == SIZE_MAX) break;
         last = top;
-        double x = cox_axes_x(a, 100 * r->routes.items[route_of[best]].difference.value);
-        double y = cox_axes_y(a, places[best].best[set]->change[set].value);
-        bool is_free = true, is_right = x > 280;
-        for (int k = 0; k < n_printed; k++)
-            is_free = is_free && (fabs(y - ys[k]) > 12 || fabs(x - xs[k]) > 54);
-        if (!is_free) continue;
-        xs[n_printed] = x;
-        ys[n_printed++] = y;
-        fprintf(file, "<text class=\"%s\" x=\"%.1f\" y=\"%.1f\">L%d E%d</text>\n",
-                is_right ? "tag end" : "tag", x + (is_right ? -7 : 7), y + 3.5, (int)places[best].layer,
-                (int)places[best].expert);
+        bool is_named = named && places[best].layer == named->layer && places[best].expert == named->expert;
+        if (!is_named) print_label(file, &all, x[best], y[best], &places[best]);
     }
+    free(x);
+    free(all.taken);
 }
 
 static void print_points(FILE *file, const cox_report *r, const cox_report_group *g, int set,
@@ -175,12 +241,9 @@ static void print_group(FILE *file, const cox_report *r, const cox_report_group 
     bool has_any = false;
     for (int set = 0; set < COX_REPORT_N_SETS && route_of; set++) {
         size_t n = find_routes(r, g, set, route_of);
-        if (n < 3) continue;
-        if (!has_any) {
-            fputs("<h3>", file);
-            cox_report_print_group(file, &r->cells.items[g->first]);
-            fputs("</h3>\n<div class=\"cards\">\n", file);
-        }
+        if (n < LEAST_POINTS) continue;
+        if (!has_any) cox_report_panel_begin(file, r, g, cox_report_has_named(r, g));
+        if (!has_any) fputs("<div class=\"cards\">\n", file);
         has_any = true;
         fprintf(file, "<figure class=\"card\"><figcaption><b>%s</b>: %zu experts</figcaption>\n",
                 set ? "Strengthen" : "Weaken", n);
@@ -188,6 +251,7 @@ static void print_group(FILE *file, const cox_report *r, const cox_report_group 
         fputs("</figure>\n", file);
     }
     if (has_any) fputs("</div>\n", file);
+    if (has_any) cox_report_panel_end(file);
     free(route_of);
 }
 
@@ -202,16 +266,23 @@ static bool print_relation(FILE *file, const cox_report *r, int32_t family)
 {
     const cox_report_relation a = cox_report_relate(r, family, COX_REPORT_A),
                               b = cox_report_relate(r, family, COX_REPORT_B);
-    if (a.n < 3 && b.n < 3) return false;
+    if (a.n < LEAST_POINTS && b.n < LEAST_POINTS) return false;
     fputs("<p><b>", file);
     cox_xml_print(file, r->cells.families[family]);
-    fputs("</b>: rank correlation (Spearman\xe2\x80\x99s \xcf\x81) of the size of an expert\xe2\x80\x99s "
+    fputs("</b>: ", file);
+    if (isnan(a.spearman.value) && isnan(b.spearman.value)) {
+        fprintf(file, "no rank correlation over %zu experts (fewer than %d, or all equal).</p>\n", a.n,
+                COX_REPORT_LEAST_EXPERTS);
+        return true;
+    }
+    fputs("rank correlation (Spearman\xe2\x80\x99s \xcf\x81, 95% interval) of the size of an "
+          "expert\xe2\x80\x99s "
           "routing difference, whatever its sign, with the largest fall of A\xe2\x80\x99s log-odds that any "
           "cell of that expert reaches within the KL limit: <b>",
           file);
-    cox_report_print_number(file, a.spearman, true);
+    cox_report_print_interval(file, &a.spearman);
     fprintf(file, "</b> over %zu experts; with the largest rise of B\xe2\x80\x99s: <b>", a.n);
-    cox_report_print_number(file, b.spearman, true);
+    cox_report_print_interval(file, &b.spearman);
     fprintf(file, "</b> over %zu. Near 0: routing does not tell where to steer.</p>\n", b.n);
     return true;
 }

@@ -65,20 +65,36 @@ void cox_report_print_percent(FILE *file, double share, int n_digits)
             is_zero ? 0 : fabs(100 * share));
 }
 
+void cox_report_print_ends(FILE *file, const cox_interval *i)
+{
+    fputc('[', file);
+    cox_report_print_number(file, i->low, true);
+    fputs(", ", file);
+    cox_report_print_number(file, i->high, true);
+    fputc(']', file);
+}
+
 void cox_report_print_interval(FILE *file, const cox_interval *i)
 {
     cox_report_print_number(file, i->value, true);
     if (isnan(i->value)) return;
-    fputs(" [", file);
-    cox_report_print_number(file, i->low, true);
-    fputs(", ", file);
-    cox_report_print_number(file, i->high, true);
-    fputs("]", file);
+    fputc(' ', file);
+    cox_report_print_ends(file, i);
 }
 
-void cox_report_print_rate(FILE *file, const cox_interval *rate)
+void cox_report_print_points(FILE *file, const cox_interval *p)
 {
-    fprintf(file, "%.0f%% [%.0f, %.0f]", 100 * rate->value, 100 * rate->low, 100 * rate->high);
+    const double values[3] = {p->value, p->low, p->high};
+    static const char *const between[] = {"", " points [", ", "};
+    for (int i = 0; i < 3; i++) {
+        bool is_zero = fabs(values[i]) < 0.5;
+        fprintf(file, "%s%s%.0f", between[i],
+                is_zero         ? ""
+                : values[i] < 0 ? "\xe2\x88\x92"
+                                : "+",
+                is_zero ? 0 : fabs(values[i]));
+    }
+    fputc(']', file);
 }
 
 /* A word, or compact JSON such as {"last":2}. */
@@ -144,6 +160,18 @@ void cox_report_print_group(FILE *file, const cox_report_cell *c)
     cox_report_print_operation(file, c);
     fputs(", positions ", file);
     cox_report_print_positions(file, c);
+}
+
+void cox_report_panel_begin(FILE *file, const cox_report *r, const cox_report_group *g, bool is_open)
+{
+    fprintf(file, "<details class=\"panel\"%s><summary>", is_open ? " open=\"open\"" : "");
+    cox_report_print_group(file, &r->cells.items[g->first]);
+    fputs("</summary>\n", file);
+}
+
+void cox_report_panel_end(FILE *file)
+{
+    fputs("</details>\n", file);
 }
 
 void cox_report_print_whiskers(FILE *file, const cox_interval *all, size_t n, int set, double low,

@@ -43,7 +43,7 @@ struct cox_rules {
     entry *entries;
     size_t n_matchers, n_entries;
     const char *labels[COX_MAX_LABELS];
-    int32_t n_labels;
+    int32_t n_labels, behaviour;
     const char **first_tokens;
     size_t n_first_tokens;
     cox_text_limits limits;
@@ -148,11 +148,20 @@ static const matcher *find_matcher(const cox_rules *rules, const char *name)
     return NULL;
 }
 
+/* -1: there is no such label. */
+static int32_t label_of(const cox_rules *rules, const char *name)
+{
+    for (int32_t i = 0; i < rules->n_labels; i++) {
+        if (strcmp(rules->labels[i], name) == 0) return i;
+    }
+    return -1;
+}
+
 static cox_status find_label(cox_rules *rules, const char *name, const char *where, int32_t *out)
 {
-    for (*out = 0; *out < rules->n_labels; ++*out) {
-        if (strcmp(rules->labels[*out], name) == 0) return COX_OK;
-    }
+    *out = label_of(rules, name);
+    if (*out >= 0) return COX_OK;
+    *out = rules->n_labels;
     if (!*name || rules->n_labels == COX_MAX_LABELS)
         return cox_fail(COX_BAD_FILE, "%s: an empty name, or more than %d labels", where, COX_MAX_LABELS);
     rules->labels[rules->n_labels] = cox_arena_strdup(rules->arena, name);
@@ -236,14 +245,28 @@ static cox_status read_limits(cox_text_limits *limits, const json_t *json, const
     return status;
 }
 
+/* Without the key: the label "refused", else the first. */
+static cox_status read_behaviour(cox_rules *rules, const json_t *json, const char *where)
+{
+    const char *name = NULL;
+    cox_status status = cox_json_string(json, where, "behaviour", false, &name);
+    rules->behaviour = label_of(rules, name ? name : "refused");
+    if (status == COX_OK && name && rules->behaviour < 0)
+        status = cox_fail(COX_BAD_FILE, "%s: key \"behaviour\": there is no label \"%s\"", where, name);
+    if (rules->behaviour < 0 && rules->n_labels > 0) rules->behaviour = 0; /* the first */
+    return status;
+}
+
 static cox_status read_rules(cox_rules *rules, const json_t *json, const char *where)
 {
-    static const char *const keys[] = {"version", "matchers", "labels", "first_tokens", "fell_apart"};
+    static const char *const keys[] = {"version",   "matchers",     "labels",
+                                       "behaviour", "first_tokens", "fell_apart"};
     int64_t version = 0;
     cox_status status = cox_json_check_keys(json, where, keys, sizeof keys / sizeof *keys);
     if (status == COX_OK) status = cox_json_int(json, where, "version", true, 1, 1, &version);
     if (status == COX_OK) status = read_matchers(rules, json, where);
     if (status == COX_OK) status = read_entries(rules, json, where);
+    if (status == COX_OK) status = read_behaviour(rules, json, where);
     if (status == COX_OK) {
         status = read_texts(rules->arena, json, where, "first_tokens", &rules->first_tokens,
                             &rules->n_first_tokens);
@@ -304,6 +327,11 @@ int32_t cox_rules_n_labels(const cox_rules *rules)
 const char *cox_rules_label(const cox_rules *rules, int32_t label)
 {
     return rules->labels[label];
+}
+
+int32_t cox_rules_behaviour(const cox_rules *rules)
+{
+    return rules->behaviour;
 }
 
 const char *const *cox_rules_first_tokens(const cox_rules *rules, size_t *n)

@@ -1,7 +1,8 @@
 /*
  * Rules that judge an answer by its text: labels such as "refused" or "well_formed", each given by phrases
- * and regular expressions; checks for an answer that fell apart; and the texts whose first tokens stand for a
- * refusal. Read from a JSON file (docs/formats.md), so that a study's judgements can be read and repeated.
+ * and regular expressions; checks for an answer that fell apart; which of the labels is the behaviour that is
+ * studied, and the texts whose first tokens stand for it. Read from a JSON file (docs/formats.md), so that a
+ * study's judgements can be read and repeated.
  */
 #ifndef COX_STEERING_RULES_H
 #define COX_STEERING_RULES_H
@@ -27,6 +28,8 @@ void cox_rules_free(cox_rules *rules); /* NULL is allowed */
 /* Labels in the order of the file, each name once; they live as long as the rules. */
 int32_t cox_rules_n_labels(const cox_rules *rules);
 const char *cox_rules_label(const cox_rules *rules, int32_t label);
+/* The label that a study is about: the file's "behaviour", else "refused", else the first; -1: no labels. */
+int32_t cox_rules_behaviour(const cox_rules *rules);
 /* Texts whose first tokens are the set of cox_log_odds. [out] *n; 0 when the file has none. */
 const char *const *cox_rules_first_tokens(const cox_rules *rules, size_t *n);
 

@@ -1,4 +1,4 @@
-# A report of a small sweep: its sections and maps, escaped text, nothing from outside, well-formed, the same bytes twice;
+# A report of a small sweep: its verdict, sections and maps, escaped text, nothing from outside, well-formed, the same bytes twice;
 # the same numbers as CSV and JSON; and inputs that are missing, malformed, or of another run.
 # shellcheck source=tests/cli/lib.sh
 source tests/cli/lib.sh
@@ -32,9 +32,10 @@ check "routes" test $? = 0
     --effects layers --rules "$model/rules.json" --csv "$work/parts.csv" --json > "$work/parts.json" 2> /dev/null
 check "decompose" test $? = 0
 
-# the fuzzer's table of held-out answers, about cells of this sweep
+# the fuzzer's table of held-out answers, about cells of this sweep; a place is calm, and one was passed over for it
 heldout=$work/heldout.csv
-sed 's/^<one>,/experts,/; s/,3,1,soft,-1,/,4,1,routed,0,/' tests/fuzz/corpus/report/heldout.csv > "$heldout"
+sed 's/^<one>,/experts,/; s/,3,1,soft,-1,/,4,1,routed,0,/; 1s/$/,calm,calm_mean,calm_low,calm_high,passed_over/; 2,$s/$/,,,,,/
+    3s/,,,,,$/,True,-2,-5,1,"[[0, -31, -40, -22]]"/' tests/fuzz/corpus/report/heldout.csv > "$heldout"
 sed -n 's/,random_direction,1,\(.*\),99,-1,-5.5,2.8,/,random_direction,2,\1,95,-5,-11.2,-0.6,/p' "$heldout" > "$work/draw.csv"
 cat "$work/draw.csv" >> "$heldout"
 
@@ -59,20 +60,34 @@ check "and so are names" grep -q 'stream &lt;b&gt;&amp;&quot;' "$page"
 check "no such text stands there raw" test "$(count '<i>A|<b>&')" = 0
 prompt=$(sed -nE '1s/^\{"prompt": "([^"]*)".*/\1/p' "$a")
 check "prompts and answers stand side by side" grep -q "<td data-name=\"prompt\">$prompt</td><td data-name=\"not steered\">[^<]" "$page"
-check "the findings are of held-out prompts" grep -q '<h3>Strengthen: held-out prompts</h3>' "$page"
-check "with numbers and intervals" grep -q '77 of 150 with it (95% interval 43 to 59%): +51.3 \[+43.0, +59.2\] points' "$page"
-check "for single experts too" test "$(count '<h3>(Weaken|Strengthen), one expert: held-out prompts</h3>')" = 2
+check "a verdict comes first" grep -Eq '^<p class="verdict">Of single experts, <b>layer 4, expert 1</b> \(add at expert_out, routed, strength [^,]+8\) weakens <b>refused</b> most: <b>100% [^ ]+ 0%</b> of 100 held-out prompts of A \([^ ]+100 points \[[^ ]+100, [^ ]+95\]\); <b>none of 2 random directions there does the same</b>, the farthest: [^ ]+5 points ' \
+    <(grep -A1 '<h1>' "$page" | tail -n 1)
+check "the findings are of held-out prompts" test "$(count '<b>refused</b>, (100|150) held-out prompts of [AB]: ')" = 2
+check "with numbers and intervals" grep -q '77 of 150 answers with it (95% interval 43 to 59%): +51.3 \[+43.0, +59.2\] points' "$page"
+check "for single experts, which do as much as anything" test "$(count '<h3>(Weaken|Strengthen), one expert \(the best of any place\)</h3>')" = 2
 check "and with what is answered" grep -q '<b>answered</b> 0% . 96%' "$page"
 check "beside them none of validation prompts" test "$(count 'on which the cell was chosen')" = 0
+check "with a place that is calm" grep -Eq '; <b>calm</b> \(random directions: [^ ]+2 points' "$page"
+check "and one that was passed over for it" grep -Eq 'Passed over, since <b>not calm</b>: layer 3 at strength 1 \(cell 0, random directions: [^ ]+31 points' "$page"
+check "maps frame the expert of the card" test "$(count '<rect class="frame"')" = 2
+check "panels that repeat fold" test "$(count '<details class="panel" open="open">')" -ge 3 -a "$(count '<details class="panel"><summary>')" -ge 1
 check "and a row for each plan and control" test "$(grep -Ec '<tr( class="head")?><th>(experts)?</th><td class="how">(control|layer 4, expert 1)' "$page")" = 3
 check "draws of a control are one row" test "$(count 'control: random direction[^<]*</td>')" = 1
 words='[^ 0-9]+3.00 points on average of 2 draws, from [^ 0-9]+5.00 to [^ 0-9]+1.00'
 check "that says their mean and span" grep -Eq "97.0 of 100</td><td [^>]*>$words" "$page"
 check "as the card does" grep -Eq "<p>Control, [^:]*: $words; the draw that reaches farthest: [^ 0-9]+5.00 " "$page"
-check "with its place" grep -Eq 'layer 4, expert 1: add at expert_out, routed, strength [^,]+8, positions last 1 \(cell [0-9]+\)</td>' "$page"
+check "with its place" grep -Eq 'layer 4, expert 1: add at expert_out, routed, strength [^,]+8, positions last 1 \(cell [0-9]+\); <b>calm</b>' "$page"
 check "parameters are there" grep -q '<th>model_fingerprint</th><td>' "$page"
 check "so are plans" grep -q '&quot;interventions&quot;:' "$page"
-check "no script" test "$(grep -Eic '<script|javascript:| on[a-z]+=' "$page")" = 0
+check "one script of its own" test "$(grep -Eic '<script>' "$page") $(grep -Eic '<script |javascript:| on[a-z]+=' "$page")" = "1 0"
+sed -n '/^<script>$/,/^<\/script>$/p' "$page" | sed '1s/<script>//; $d' > "$work/script.js"
+hash=$(sha256sum "$work/script.js" | grep -oE '^[0-9a-f]+' | sed 's/../\\x&/g')
+# shellcheck disable=SC2059
+check "that the policy knows by its hash, and no other" grep -q "default-src 'none'; .*script-src 'sha256-$(printf "$hash" | base64)'\"" "$page"
+check "and that fetches nothing" test "$(grep -Eic 'fetch|xmlhttp|import|eval|innerHTML' "$work/script.js")" = 0
+check "tables are there without it" test "$(count '<table class="controls stack"><thead>')" = 3
+check "paths are relative to the page" test "$(grep -Ec "[^.]$PWD|[^.]$work" "$page")" = 0
+check "and lead to their files" test -f "$work/$(grep -oE '<th>rules</th><td>[^<]*rules.json' "$page" | head -n 1 | sed 's/.*>//')"
 check "nothing from outside" test "$(grep -Eic 'https?:|src=|url\(|@import|<iframe|<object|<embed' "$page")" = 0
 check "links go to the page itself" test "$(grep -Eo 'href="[^"]*"' "$page" | grep -Evc '^href="(#[a-z]+|data:,)"$')" = 0
 check "light and dark" grep -q 'prefers-color-scheme:dark' "$page"
@@ -93,7 +108,8 @@ check "again" cmp "$page" "$work/again.html"
 check "from the CSV files the same pictures" cmp <(grep -E '^<(rect|circle|g )' "$page") <(grep -E '^<(rect|circle|g )' "$work/csv.html")
 "$coxswain" report --sweep "$work/sweep" --output "$work/chosen.html" 2> "$work/err.txt"
 check "without held-out answers findings are said to be of validation prompts" test \
-    "$(grep -c '<p class="soft">validation prompts, on which the cell was chosen</p>' "$work/chosen.html")" = 4
+    "$(grep -c ' validation prompts of [AB]: log-odds .*, on which the cell was chosen</p>' "$work/chosen.html")" -ge 3
+check "by the verdict too" grep -q '^<p class="verdict">.* 6 validation prompts of A (log-odds ' "$work/chosen.html"
 check "with what is answered and well formed" test "$(grep -Ec '^<p>.*<b>well_formed</b> [0-9].*<b>answered</b> [0-9]+% ' "$work/chosen.html")" -ge 2
 "$coxswain" report --sweep "$work/controls" --output "$work/least.html" 2> "$work/err.txt"
 check "a sweep without answers has a report too" grep -q 'generated no answers' "$work/least.html"
@@ -152,7 +168,7 @@ check "controls with a system prompt" test $? = 0
 refuses 2 '--controls .*: it differs in the system prompt' "${base[@]}" --controls "$work/briefly"
 refuses 2 'of another run' "${sweep[@]}" --grid "$work/controls.json" --best 0 --output "$work/briefly"
 sed '3s/,100,0,-100,/,100,101,-100,/' $heldout > "$work/bad-heldout.csv"
-refuses 4 'bad-heldout.csv: line 3: 101 refusals' "${base[@]}" --heldout "$work/bad-heldout.csv"
+refuses 4 'bad-heldout.csv: line 3: 101 \("a_refused"\) of 100 answers' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/,0,-100,/,none,-100,/' $heldout > "$work/bad-heldout.csv"
 refuses 4 'bad-heldout.csv: line 3, column "a_refused": "none" is not a number' "${base[@]}" --heldout "$work/bad-heldout.csv"
 sed '3s/^0,1,/0,one,/' "$work/routes.csv" > "$work/bad.csv"

@@ -5,7 +5,7 @@
 source tests/cli/lib.sh
 command -v python3 > /dev/null || { echo "skip: python3 is not there"; exit 77; }
 export COXSWAIN=$coxswain
-study=(scripts/study "$model" --lists study --limit 6 --layers 3 --strengths=-25,8 --seeds 1 --best 1 --max-tokens 24)
+study=(scripts/study "$model" --lists study --limit 6 --layers 3 --strengths=-25,8 --seeds 1 --best 1 --max-tokens 48)
 whole=$work/whole/olmoe-velk/study cut=$work/cut/olmoe-velk/study
 
 sed 's/^/kept: /' > "$work/page.md" << 'PAGE'
@@ -27,8 +27,11 @@ check "and else kept" test "$(head -n 1 "$work/page.md") $(tail -n 1 "$work/page
 check "controls of the held-out answers" grep -q '^expert_free-weaken-random_expert-1,' "$whole/heldout.csv"
 "$coxswain" report --sweep "$whole/grid" --routes "$whole/routes.json" --output "$work/r.html" --json > "$work/r.json" 2> "$work/err.txt"
 correlation() { tr -d ' \n' < "$1" | grep -oE "$2\"rank_correlation\":-?[0-9]\.[0-9]{6}" | grep -oE '[-0-9.]+$'; }
+check "with its interval in the tables" grep -Eq 'reaches: [+-]0\.[0-9]+ \[[+-][01]\.[0-9]+, [+-][01]\.[0-9]+\], 16 experts\.$' "$work/out.md"
 check "the report has the study's rank correlation" test "$(correlation "$work/r.json" '"family":"expert_free","weaken":.')" = \
     "$(correlation "$whole/study.json" '"routing_against_effect":.')"
+check "the report begins with its verdict" grep -Eq '^<p class="verdict">.*layer 3.* of 6 held-out prompts of A .*random direction there.*; the place is <b>(not )?calm</b>' "$whole/report.html"
+check "chosen places say what random directions changed" test "$(grep -c '"calm_change": \[' "$whole/chosen.json")" = "$(grep -c '"calm": ' "$whole/chosen.json")"
 for name in report.html routes.svg study.json grid/cells.csv controls/cells.csv plans/clean.json; do
     check "$name" test -s "$whole/$name"
 done
@@ -85,7 +88,7 @@ wrong() { # CODE PATTERN ARGUMENTS...: of scripts/study
     fi
 }
 wrong 1 'whole/olmoe-velk/study holds a study with other options \(limit\)' "$model" --lists study --limit 7 --layers 3 \
-    --strengths=-25,8 --seeds 1 --best 1 --max-tokens 24 --output "$work/whole"
+    --strengths=-25,8 --seeds 1 --best 1 --max-tokens 48 --output "$work/whole"
 wrong 1 "$work/nothing is no model folder" "$work/nothing" --output "$work/new"
 wrong 1 'has no a-train.jsonl' "$model" --lists "$work" --output "$work/new"
 wrong 1 'no/rules is not there' "$model" --rules no/rules --output "$work/new"
@@ -103,8 +106,64 @@ cp "$model/study/a-heldout.jsonl" "$work/lists"
 echo '{"question": "?"}' > "$work/lists/b-heldout.jsonl"
 wrong 1 'b-heldout.jsonl: line 1: ' "$model" --lists "$work/lists" --limit 2 --layers 3 --strengths=1 --output "$work/new4"
 sed 's/"refused"/"declined"/' "$model/rules.json" > "$work/rules.json"
-wrong 1 'rules.json has no label "refused"' "$model" --lists study --rules "$work/rules.json" --output "$work/new4"
+wrong 1 'rules.json has no label "refused" without "where"; .*name it with "behaviour"' "$model" --lists study --rules "$work/rules.json" --output "$work/new4"
+sed 's/"refused"/"fell_apart"/; s/^ "version"/ "behaviour": "fell_apart", "version"/' "$model/rules.json" > "$work/rules.json"
+wrong 1 'a study.s label cannot be called "fell_apart"' "$model" --lists study --rules "$work/rules.json" --output "$work/new4"
 echo '{"labels": 3}' > "$work/rules.json"
 wrong 1 'rules.json: no rules of evaluation' "$model" --lists study --rules "$work/rules.json" --output "$work/new4"
+
+# --- Nothing to study: it stops before its sweep, with examples.
+mkdir "$work/random"
+cp "$model"/*.json "$model"/*.jinja "$work/random"
+python3 - "$model/model.safetensors" "$work/random/model.safetensors" << 'PYTHON'
+# the same weights in random order: a model of random weights, with a tokenizer
+import array, random, struct, sys
+b = open(sys.argv[1], "rb").read()
+n = 8 + struct.unpack("<Q", b[:8])[0]
+weights = array.array("H", b[n:])
+random.Random(0).shuffle(weights)
+open(sys.argv[2], "wb").write(b[:n] + weights.tobytes())
+PYTHON
+tiny=(--limit 4 --layers 3 --best 1 --seeds 1 --max-tokens 48)
+wrong 1 'answers fall apart without a plan: 4 of 4 to a-validation.jsonl \(4 not ended' "$work/random" --lists "$model/study" \
+    --rules "$model/rules.json" "${tiny[@]}" --output "$work/random-study"
+check "with prompts and answers" test "$(grep -c '^         "[^"]*" -> "' "$work/refused.err")" = 6
+check "and says what to do" grep -q -- '--anyway goes on all the same' "$work/refused.err"
+check "no sweep was begun" test ! -e "$work/random-study/random/study/grid"
+swapped=$work/swapped
+mkdir "$swapped"
+for split in train validation heldout; do
+    cp "$model/study/a-$split.jsonl" "$swapped/b-$split.jsonl"
+    cp "$model/study/b-$split.jsonl" "$swapped/a-$split.jsonl"
+done
+wrong 1 'the behaviour is not there: without a plan "refused" holds of [01] of 4 answers to a-validation.jsonl, fewer than half' "$model" \
+    --lists "$swapped" "${tiny[@]}" --output "$work/absent"
+check "with answers that do not show it" test "$(grep -c '^         "[^"]*" -> "' "$work/refused.err")" = 3
+check "also without a sweep" test ! -e "$work/absent/olmoe-velk/swapped/grid"
+
+# --- Another label, of one's own lists and rules; no file of the checkpoint is touched. The same command goes on anyway.
+mkdir "$work/describing"
+for split in train validation heldout; do
+    grep '"[a-z]*-what"' "$model/study/b-$split.jsonl" > "$work/describing/a-$split.jsonl"
+    grep '"ordinary-how"' "$model/study/b-$split.jsonl" > "$work/describing/b-$split.jsonl"
+done
+cat > "$work/own.json" << 'RULES'
+{"version": 1, "matchers": {"how": {"patterns": ["^(To|First|Here|You)\\b"]}, "no": {"patterns": ["^(An?|The|It|Think)\\b"]}},
+ "labels": [{"name": "other", "any": ["how"]}, {"name": "describes", "any": ["no"]}], "behaviour": "describes",
+ "first_tokens": ["A", "An", "The", "It", "Think"], "fell_apart": {"min_words": 100}}
+RULES
+own=("$model" --lists "$work/describing" --rules "$work/own.json" "${tiny[@]}" --strengths=8 --output "$work/own")
+sums=$(cat "$model"/*.* | cksum)
+wrong 1 'answers fall apart .*\(.*4 too short\)' "${own[@]}"
+scripts/study "${own[@]}" --anyway > "$work/own.md" 2> "$work/err.txt"
+check "a study of another label, anyway" test $? = 0
+check "that said why not" grep -q 'answers fall apart without a plan: 4 of 4' "$work/err.txt"
+check "its tables use the label" test "$(grep -c '^\*\*Weaken `describes`: A, \|^\*\*By kind: describes / ' "$work/own.md")" = 2
+check "without a plan A shows it" grep -Eq 'no plan: A describes [34] of 4, B describes [01] of 4' "$work/own.md"
+own_dir=$work/own/olmoe-velk/describing
+check "so does the table of held-out answers" grep -q '^run,.*,a_describes,.*,b_describes,' "$own_dir/heldout.csv"
+check "and the report, whose verdict is about it" grep -Eq '^<p class="verdict">.*<b>describes</b>' "$own_dir/report.html"
+check "which does not speak of another" test "$(grep -c 'refus' "$own_dir/report.html")" = 0
+check "the checkpoint is as it was" test "$(cat "$model"/*.* | cksum)" = "$sums"
 check "nothing ran of these" test ! -e "$work/new3" -a ! -e "$work/new4"
 finish

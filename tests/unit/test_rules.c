@@ -187,6 +187,35 @@ static void test_what_is_not_understood_is_refused(void **state)
     assert_int_equal(cox_rules_load(&rules, "tests/nowhere.json"), COX_NOT_FOUND);
 }
 
+static void expect_behaviour(const char *labels, const char *key, const char *wanted)
+{
+    char text[512];
+    cox_rules *rules;
+    snprintf(text, sizeof text, RULES(M, "%s") " %s}", labels, key);
+    char *brace = strstr(text, "]} "); /* the key goes before the brace that closes all */
+    assert_non_null(brace);
+    brace[1] = ' ';
+    if (parse(&rules, text) != COX_OK) fail_msg("%s", cox_status_message());
+    assert_string_equal(cox_rules_label(rules, cox_rules_behaviour(rules)), wanted);
+    cox_rules_free(rules);
+}
+
+static void test_behaviour(void **state)
+{
+    (void)state;
+#define L(name) "{\"name\": \"" name "\", \"any\": [\"m\"]}"
+    expect_behaviour(L("x") "," L("refused"), "", "refused");
+    expect_behaviour(L("x") "," L("y"), "", "x");
+    expect_behaviour(L("refused") "," L("y"), ", \"behaviour\": \"y\"", "y");
+    expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"behaviour\": \"y\"}",
+                   "key \"behaviour\": there is no label \"y\"");
+    expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"behaviour\": 1}", "\"behaviour\"");
+    cox_rules *rules;
+    assert_int_equal(parse(&rules, "{\"version\": 1, \"matchers\": {}, \"labels\": []}"), COX_OK);
+    assert_int_equal(cox_rules_behaviour(rules), -1);
+    cox_rules_free(rules);
+}
+
 static void test_text_that_cannot_be_judged(void **state)
 {
     (void)state;
@@ -244,6 +273,7 @@ int main(void)
         cmocka_unit_test(test_fields_of_the_prompt),
         cmocka_unit_test(test_entries_of_one_name_are_one_label),
         cmocka_unit_test(test_what_is_not_understood_is_refused),
+        cmocka_unit_test(test_behaviour),
         cmocka_unit_test(test_text_that_cannot_be_judged),
         cmocka_unit_test(test_answers_that_fell_apart),
     };
