@@ -53,10 +53,11 @@ static int finish(const char *name, cox_status status)
     return cox_status_exit_code(status);
 }
 
-/* A command whose results are journaled ends early when it is asked to (cluster/drain.h). */
+/* Commands that end early when they are asked to (cluster/drain.h). */
 static bool drains(const cox_options *options)
 {
-    return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP;
+    return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP ||
+           options->command == COX_COMMAND_GENERATE;
 }
 
 /* Whether the model can be spread over so many ranks, before they are all started. A model that cannot be

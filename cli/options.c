@@ -228,7 +228,7 @@ static const option_row table[] = {
     {"--force", BATCH, FLAG, AT(has_force), NULL, 0, 0, false,
      "begin anew: replace an output file that exists (without: a run that was stopped goes on)"},
     {"--drain-time", BATCH, INTEGER, AT(drain_time_s), "SECONDS", 0, 1 << 24, false,
-     "after SIGUSR1 (alone: SIGTERM too) answers that are running get so long to finish, then the run ends "
+     "after Ctrl-C, SIGTERM or SIGUSR1 answers that are running get so long to finish, then the run ends "
      "with exit code 75 (default 10)"},
     {"--tokens", LOGITS, TEXT_VALUE, AT(tokens), "IDS", 0, 0, false,
      "token ids, separated by commas or blanks"},

@@ -228,13 +228,18 @@ typedef struct loading {
     uint64_t before, total; /* bytes of earlier parts, and of all */
 } loading;
 
+static const double TURN_S = 0.3, MOST_TURNS_S = 3;
+
 static void on_loaded(void *context, size_t done_bytes, size_t total_bytes)
 {
     loading *l = context;
     (void)total_bytes;
     cox_cluster_keepalive(l->cluster, "loading weights");
-    if (cox_drain_is_wanted())
+    if (cox_drain_is_wanted()) { /* the first rank that says so ends the others before they do */
+        double turn_s = TURN_S * cox_cluster_rank(l->cluster);
+        if (turn_s > 0) usleep((useconds_t)(1e6 * (turn_s < MOST_TURNS_S ? turn_s : MOST_TURNS_S)));
         cox_cluster_abort(l->cluster, cox_fail(COX_REQUEUE, "stopped by a signal while loading"));
+    }
     cox_progress_update(&l->bar, l->before + done_bytes, l->total, NULL);
 }
 

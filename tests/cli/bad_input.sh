@@ -116,6 +116,8 @@ for changed in tokenizer.json generation_config.json model.safetensors; do
     case $changed in model*) what=weights ;; *) what="tokenizer, chat template or generation_config.json" ;; esac
     together 4 "rank 1 sees .*$what" "$work/copy"
 done
+refuses 3 "^coxswain sweep: rank 0 on [^ :]*: nowhere.json" sweep --model "$model" --grid nowhere.json --a "$work/requests.jsonl" \
+    --b "$work/requests.jsonl" --rules "$model/rules.json" --output "$work/sweep" --ranks 3
 began=$SECONDS
 refuses 2 "500|experts" generate --model "$model" "${ask[@]}" --ranks 500
 check "too many ranks are refused before they start" test $((SECONDS - began)) -le 3
