@@ -115,3 +115,26 @@ cox_status cox_json_string(const json_t *object, const char *where, const char *
     *out = json_string_value(value);
     return COX_OK;
 }
+
+static cox_status unknown_key(const char *where, const char *key, const char *const *keys, size_t n)
+{
+    char list[1024] = "";
+    size_t length = 0;
+    for (size_t i = 0; i < n && length < sizeof list; i++)
+        length += (size_t)snprintf(list + length, sizeof list - length, "%s%s", i ? ", " : "", keys[i]);
+    return cox_fail(COX_BAD_FILE, "%s: unknown key \"%.100s\"; the keys are %s", where, key, list);
+}
+
+cox_status cox_json_check_keys(const json_t *object, const char *where, const char *const *keys, size_t n)
+{
+    if (!json_is_object(object)) return cox_fail(COX_BAD_FILE, "%s: must be an object", where);
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)object, key, value)
+    {
+        size_t i = 0;
+        while (i < n && strcmp(keys[i], key) != 0) i++;
+        if (i == n && !json_is_null(value)) return unknown_key(where, key, keys, n);
+    }
+    return COX_OK;
+}

@@ -31,4 +31,10 @@ cox_status cox_json_bool(const json_t *object, const char *where, const char *ke
 cox_status cox_json_string(const json_t *object, const char *where, const char *key, bool required,
                            const char **out);
 
+/*
+ * Refuses a value that is not an object, and an object with a key that is not among the n `keys`. As
+ * everywhere here a null counts as absent. Errors: BAD_FILE, naming the key and the n known ones.
+ */
+cox_status cox_json_check_keys(const json_t *object, const char *where, const char *const *keys, size_t n);
+
 #endif

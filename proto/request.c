@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,18 +159,12 @@ static cox_status read_content(const json_t *content, const char *where, char **
 
 static cox_status read_message(cox_request *request, const json_t *message, const char *where)
 {
-    if (!json_is_object(message)) return cox_fail(COX_BAD_FILE, "%s: a message must be an object", where);
-    const char *key = NULL;
-    json_t *value = NULL;
-    json_object_foreach((json_t *)message, key, value)
-    {
-        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || strcmp(key, "name") == 0) continue;
-        if (json_is_null(value)) continue;
-        return cox_fail(COX_UNSUPPORTED, "%s: a message has the field \"%s\", which is not supported", where,
-                        key);
-    }
+    static const char *const known[] = {"role", "content", "name"};
+    char place[512];
+    snprintf(place, sizeof place, "%.480s: a message", where);
+    cox_status status = cox_json_check_keys(message, place, known, sizeof known / sizeof *known);
     const char *role = NULL;
-    cox_status status = cox_json_string(message, where, "role", true, &role);
+    if (status == COX_OK) status = cox_json_string(message, where, "role", true, &role);
     if (status != COX_OK) return status;
     char *content = NULL;
     status = read_content(json_object_get(message, "content"), where, &content);
@@ -350,28 +345,23 @@ static bool is_off(const json_t *value, field_kind kind)
 
 static cox_status check_fields(const json_t *body, bool is_chat, const char *where)
 {
-    const char *key = NULL;
-    json_t *value = NULL;
-    json_object_foreach((json_t *)body, key, value)
-    {
-        const struct field *field = NULL;
-        for (size_t i = 0; i < sizeof fields / sizeof *fields && !field; i++) {
-            if (strcmp(fields[i].name, key) == 0 &&
-                (fields[i].bodies & (is_chat ? IN_CHAT : IN_COMPLETION))) {
-                field = &fields[i];
-            }
-        }
-        if (!field) return cox_fail(COX_UNSUPPORTED, "%s: the field \"%s\" is not supported", where, key);
-        if (!is_off(value, field->kind)) {
+    const char *known[sizeof fields / sizeof *fields];
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const struct field *field = &fields[i];
+        const json_t *value = json_object_get(body, field->name);
+        if (!(field->bodies & (is_chat ? IN_CHAT : IN_COMPLETION))) continue;
+        known[n++] = field->name;
+        if (value && !is_off(value, field->kind)) {
             const char *only = field->kind == FIELD_ONE     ? "1"
                                : field->kind == FIELD_ZERO  ? "0"
                                : field->kind == FIELD_FALSE ? "false"
                                                             : "an empty value";
-            return cox_fail(COX_UNSUPPORTED, "%s: the field \"%s\" is supported with %s only", where, key,
-                            only);
+            return cox_fail(COX_UNSUPPORTED, "%s: the field \"%s\" is supported with %s only", where,
+                            field->name, only);
         }
     }
-    return COX_OK;
+    return cox_json_check_keys(body, where, known, n);
 }
 
 /* An f32 field; out of the range of f32 is an error. */

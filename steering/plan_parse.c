@@ -72,19 +72,9 @@ enum { N_KEYS = sizeof keys / sizeof *keys };
 
 static cox_status check_known_keys(const json_t *json, const char *where)
 {
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)json, key, value)
-    {
-        int i = 0;
-        while (i < N_KEYS && strcmp(keys[i].key, key) != 0) i++;
-        if (i < N_KEYS) continue;
-        char list[512] = "";
-        for (i = 0; i < N_KEYS; i++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), " %s", keys[i].key);
-        return cox_fail(COX_INVALID, "%s: unknown key \"%.100s\"; the keys are%s", where, key, list);
-    }
-    return COX_OK;
+    const char *known[N_KEYS];
+    for (int i = 0; i < N_KEYS; i++) known[i] = keys[i].key;
+    return cox_json_check_keys(json, where, known, N_KEYS);
 }
 
 static bool is_given(const json_t *json, const char *key)
@@ -261,17 +251,8 @@ static cox_status read_intervention(cox__parse *parse, cox_intervention *out)
 static cox_status check_plan_keys(const json_t *json, const char *where)
 {
     if (!json_is_object(json)) return cox_fail(COX_BAD_FILE, "%s: a plan is a JSON object", where);
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)json, key, value)
-    {
-        if (strcmp(key, "name") != 0 && strcmp(key, "interventions") != 0) {
-            return cox_fail(COX_INVALID,
-                            "%s: unknown key \"%.100s\"; a plan has \"name\" and \"interventions\"", where,
-                            key);
-        }
-    }
-    return COX_OK;
+    static const char *const known[] = {"name", "interventions"};
+    return cox_json_check_keys(json, where, known, 2);
 }
 
 cox_status cox__plan_parse(cox__plan_builder *builder, const json_t *json)

@@ -53,23 +53,6 @@ struct cox_rules {
 
 /* --- Reading --- */
 
-static cox_status check_keys(const json_t *object, const char *where, const char *allowed)
-{
-    if (!json_is_object(object)) return cox_fail(COX_BAD_FILE, "%s: an object is expected", where);
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)object, key, value)
-    {
-        size_t n = strlen(key);
-        const char *at = strstr(allowed, key);
-        while (at && !((at == allowed || at[-1] == ' ') && (at[n] == ' ' || at[n] == '\0')))
-            at = strstr(at + 1, key);
-        if (n == 0 || !at)
-            return cox_fail(COX_BAD_FILE, "%s: unknown key \"%s\"; the keys are %s", where, key, allowed);
-    }
-    return COX_OK;
-}
-
 /* A list of strings that are not empty; absent: none. [out] in the arena. */
 static cox_status read_texts(cox_arena *arena, const json_t *object, const char *where, const char *key,
                              const char ***out, size_t *n)
@@ -110,10 +93,11 @@ static cox_status compile(pcre2_code **code, const char *text, uint32_t options,
 
 static cox_status read_matcher(cox_rules *rules, matcher *m, const json_t *json, const char *where)
 {
+    static const char *const keys[] = {"phrases", "patterns", "ignore_case", "same"};
     const char **phrases = NULL, **patterns = NULL;
     size_t n_phrases = 0, n_patterns = 0;
     bool ignores_case = false;
-    cox_status status = check_keys(json, where, "phrases patterns ignore_case same");
+    cox_status status = cox_json_check_keys(json, where, keys, sizeof keys / sizeof *keys);
     if (status == COX_OK) status = read_texts(rules->arena, json, where, "phrases", &phrases, &n_phrases);
     if (status == COX_OK) status = read_texts(rules->arena, json, where, "patterns", &patterns, &n_patterns);
     if (status == COX_OK) status = read_texts(rules->arena, json, where, "same", &m->same, &m->n_same);
@@ -198,8 +182,9 @@ static cox_status read_conditions(cox_rules *rules, entry *e, const json_t *json
 
 static cox_status read_entry(cox_rules *rules, entry *e, const json_t *json, const char *where)
 {
+    static const char *const keys[] = {"name", "any", "where"};
     const char *name = NULL, **any = NULL;
-    cox_status status = check_keys(json, where, "name any where");
+    cox_status status = cox_json_check_keys(json, where, keys, sizeof keys / sizeof *keys);
     if (status == COX_OK) status = cox_json_string(json, where, "name", true, &name);
     if (status == COX_OK) status = find_label(rules, name, where, &e->label);
     if (status == COX_OK) status = read_texts(rules->arena, json, where, "any", &any, &e->n_matchers);
@@ -234,11 +219,12 @@ static cox_status read_entries(cox_rules *rules, const json_t *json, const char 
 
 static cox_status read_limits(cox_text_limits *limits, const json_t *json, const char *where)
 {
+    static const char *const keys[] = {"min_words", "max_words", "ngram", "max_repetition", "must_end"};
     const json_t *object = json_object_get(json, "fell_apart");
     if (!object || json_is_null(object)) return COX_OK;
     char place[512];
     snprintf(place, sizeof place, "%.480s: \"fell_apart\"", where);
-    cox_status status = check_keys(object, place, "min_words max_words ngram max_repetition must_end");
+    cox_status status = cox_json_check_keys(object, place, keys, sizeof keys / sizeof *keys);
     if (status == COX_OK)
         status = cox_json_int(object, place, "min_words", false, 0, INT32_MAX, &limits->min_words);
     if (status == COX_OK)
@@ -252,8 +238,9 @@ static cox_status read_limits(cox_text_limits *limits, const json_t *json, const
 
 static cox_status read_rules(cox_rules *rules, const json_t *json, const char *where)
 {
+    static const char *const keys[] = {"version", "matchers", "labels", "first_tokens", "fell_apart"};
     int64_t version = 0;
-    cox_status status = check_keys(json, where, "version matchers labels first_tokens fell_apart");
+    cox_status status = cox_json_check_keys(json, where, keys, sizeof keys / sizeof *keys);
     if (status == COX_OK) status = cox_json_int(json, where, "version", true, 1, 1, &version);
     if (status == COX_OK) status = read_matchers(rules, json, where);
     if (status == COX_OK) status = read_entries(rules, json, where);

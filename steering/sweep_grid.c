@@ -21,23 +21,6 @@ const char *cox_sweep_control_name(cox_sweep_control control)
     return control_names[control];
 }
 
-static cox_status check_keys(const json_t *json, const char *where, const char *const *known, size_t n)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)json, key, value)
-    {
-        size_t i = 0;
-        while (i < n && strcmp(known[i], key) != 0) i++;
-        if (i < n) continue;
-        char list[512] = "";
-        for (i = 0; i < n; i++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", known[i]);
-        return cox_fail(COX_INVALID, "%s: unknown key \"%.60s\"; the keys are %s", where, key, list);
-    }
-    return COX_OK;
-}
-
 /* --- Lists --- */
 
 /* [out] *list: integers of [low, high] from a list; *n is at least 1. */
@@ -236,7 +219,7 @@ static cox_status read_apply(const reader *r, cox_sweep_block *b)
     if (!apply) return COX_OK;
     if (!json_is_object(apply) || b->site == COX_SITE_EXPERT_OUT)
         return cox_fail(COX_INVALID, "%s: key \"apply\" is an object, and not for expert_out", r->where);
-    cox_status status = check_keys(apply, r->where, known, 2);
+    cox_status status = cox_json_check_keys(apply, r->where, known, 2);
     if (status != COX_OK) return status;
     const json_t *layers = json_object_get(apply, "layers"), *sites = json_object_get(apply, "sites");
     if (layers && !is_word(layers, "all") && !is_word(layers, "own"))
@@ -297,8 +280,7 @@ static cox_status read_block(const reader *r, cox_sweep_block *b)
     static const char *const known[] = {"name",    "site",      "layers",     "experts", "op",
                                         "vectors", "sources",   "weightings", "apply",   "control",
                                         "seeds",   "positions", "strengths"};
-    if (!json_is_object(r->json)) return cox_fail(COX_BAD_FILE, "%s: must be an object", r->where);
-    cox_status status = check_keys(r->json, r->where, known, sizeof known / sizeof *known);
+    cox_status status = cox_json_check_keys(r->json, r->where, known, sizeof known / sizeof *known);
     const char *name = "";
     if (status == COX_OK) status = cox_json_string(r->json, r->where, "name", true, &name);
     if (status == COX_OK) status = cox_json_string(r->json, r->where, "vectors", true, &b->vectors);
@@ -330,7 +312,7 @@ static cox_status read_blocks(cox_sweep_grid *grid, const char *where, const cox
 {
     static const char *const known[] = {"version", "blocks"};
     int64_t version = 0;
-    cox_status status = check_keys(grid->json, where, known, 2);
+    cox_status status = cox_json_check_keys(grid->json, where, known, 2);
     if (status == COX_OK) status = cox_json_int(grid->json, where, "version", true, 1, 1, &version);
     if (status != COX_OK) return status;
     const json_t *list = json_object_get(grid->json, "blocks");

@@ -114,24 +114,6 @@ static const char *const known_keys[] = {"site",
                                          "tokenizer_fingerprint",
                                          "provenance"};
 
-static cox_status check_keys(const json_t *entry, const char *where)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)entry, key, value)
-    {
-        bool is_known = false;
-        for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++)
-            is_known |= !strcmp(key, known_keys[i]);
-        if (!is_known) {
-            return cox_fail(COX_BAD_FILE,
-                            "%s: unknown key \"%.100s\" in the metadata; is the file of a newer version?",
-                            where, key);
-        }
-    }
-    return COX_OK;
-}
-
 static cox_status read_place(const json_t *entry, const char *where, cox_vector *vector)
 {
     const char *site = NULL;
@@ -167,7 +149,7 @@ static cox_status read_facts(const char *path, const json_t *entry, cox_arena *a
     char where[1024];
     snprintf(where, sizeof where, "%s: tensor \"%.300s\"", path, vector->name);
     if (!json_is_object(entry)) return cox_fail(COX_BAD_FILE, "%s: its metadata must be an object", where);
-    cox_status status = check_keys(entry, where);
+    cox_status status = cox_json_check_keys(entry, where, known_keys, sizeof known_keys / sizeof *known_keys);
     if (status == COX_OK) status = read_place(entry, where, vector);
     if (status == COX_OK) status = copy_string(entry, where, "operation", arena, &vector->operation);
     if (status == COX_OK) status = copy_string(entry, where, "weighting", arena, &vector->weighting);

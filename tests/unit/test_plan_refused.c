@@ -76,7 +76,7 @@ static const refusal refusals[] = {
     {POST ", 'op': 'scale', 'factor': 2, 'vector': 'v.safetensors#a'",
      "key \"vector\" does not belong to op \"scale\""},
     {POST ", " ADD ", 'value': 3", "key \"value\" does not belong to op \"add\""},
-    {POST ", " ADD ", 'stength': 3", "unknown key \"stength\"; the keys are site op layer"},
+    {POST ", " ADD ", 'stength': 3", "unknown key \"stength\"; the keys are site, op, layer"},
     {POST ", " ADD ", 'strength': '3'", "key \"strength\" must be a number"},
     {POST ", " ADD ", 'strength': 1e39", "key \"strength\" is 1e+39, which is not finite in f32"},
     {POST ", " ADD ", 'preserve_norm': 1", "key \"preserve_norm\" must be true or false"},

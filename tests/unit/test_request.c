@@ -123,15 +123,15 @@ static void test_bad_lines_are_named(void **state)
         {"{\"custom_id\":\"a\",\"url\":\"/v1/chat/"
          "completions\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"a\","
          "\"tool_calls\":[]}]}}",
-         "tool_calls", COX_UNSUPPORTED},
+         "a message: unknown key \"tool_calls\"; the keys are role, content, name", COX_BAD_FILE},
         {CHAT("\"n\":2,"), "\"n\"", COX_UNSUPPORTED},
         {CHAT("\"stream\":true,"), "stream", COX_UNSUPPORTED},
         {CHAT("\"tools\":[{}],"), "tools", COX_UNSUPPORTED},
         {CHAT("\"logit_bias\":{\"5\":1},"), "logit_bias", COX_UNSUPPORTED},
         {CHAT("\"response_format\":{\"type\":\"json_object\"},"), "response_format", COX_UNSUPPORTED},
         {CHAT("\"presence_penalty\":0.5,"), "presence_penalty", COX_UNSUPPORTED},
-        {CHAT("\"prompt\":\"x\","), "prompt", COX_UNSUPPORTED},
-        {CHAT("\"temprature\":1,"), "temprature", COX_UNSUPPORTED},
+        {CHAT("\"prompt\":\"x\","), "unknown key \"prompt\"; the keys are model, messages", COX_BAD_FILE},
+        {CHAT("\"temprature\":1,"), "unknown key \"temprature\"", COX_BAD_FILE},
         {CHAT("\"temperature\":\"hot\","), "temperature", COX_BAD_FILE},
         {CHAT("\"temperature\":1e300,"), "temperature", COX_INVALID},
         {CHAT("\"max_tokens\":-1,"), "max_tokens", COX_BAD_FILE},

@@ -155,12 +155,16 @@ static void test_what_is_not_understood_is_refused(void **state)
     (void)state;
 #define RULES(matchers, labels) "{\"version\": 1, \"matchers\": {" matchers "}, \"labels\": [" labels "]}"
 #define M                       "\"m\": {\"phrases\": [\"a\"]}"
-    expect_refused("[]", "object is expected");
+    expect_refused("[]", "must be an object");
     expect_refused("{\"matchers\": {}, \"labels\": []}", "\"version\" is missing");
     expect_refused("{\"version\": 2, \"matchers\": {}, \"labels\": []}", "version");
     expect_refused("{\"version\": 1, \"labels\": []}", "\"matchers\"");
     expect_refused("{\"version\": 1, \"matchers\": {}}", "\"labels\"");
     expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"rule\": 1}", "unknown key \"rule\"");
+    expect_refused(
+        "{\"version\": 1, \"matchers\": {\"m\": {\"phrases\": [\"I\"]}}, \"labels\": [{\"name\": \"l\", "
+        "\"any\": [\"m\"]}], \"fell_apart\": {\"min_words\": 0, \"\": false}}",
+        "rules: \"fell_apart\": unknown key \"\"; the keys are min_words, max_words");
     expect_refused("{\"version\": 1, \"matchers\": {}, \"labels\": [], \"label\": 1}",
                    "unknown key \"label\"");
     expect_refused(RULES("\"m\": {}", ""), "matcher \"m\": has neither");
