@@ -129,6 +129,15 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     return COX_INTERNAL;
 }
 
+static cox_status unknown_command(const char *name)
+{
+    if (!*name) return cox_fail(COX_INVALID, "no command given; see coxswain --help");
+    cox_nearest nearest = cox_nearest_to(name, strlen(name));
+    cox_command_offer(&nearest);
+    cox_nearest_offer_words(&nearest, "vector plan --help --version", " ");
+    return cox_fail(COX_INVALID, "\"%s\" is not a command; see coxswain --help%s", name, nearest.hint);
+}
+
 int main(int argc, char *argv[])
 {
     const char *name = argc > 1 ? argv[1] : "";
@@ -144,12 +153,7 @@ int main(int argc, char *argv[])
     if (strcmp(name, "vector") == 0) return finish(name, cox_command_vector(argc - 2, argv + 2));
     if (strcmp(name, "plan") == 0) return finish(name, cox_command_plan(argc - 2, argv + 2));
     int command = cox_command_find(name);
-    if (command == 0) {
-        cox_status status = *name
-                                ? cox_fail(COX_INVALID, "\"%s\" is not a command; see coxswain --help", name)
-                                : cox_fail(COX_INVALID, "no command given; see coxswain --help");
-        return finish("", status);
-    }
+    if (command == 0) return finish("", unknown_command(name));
     cox_options options;
     cox_options_defaults(&options, (cox_command)command);
     cox_status status = cox_options_parse(&options, argc - 2, argv + 2);

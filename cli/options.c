@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "cluster/exchange.h"
 
 enum {
@@ -344,6 +345,12 @@ int cox_command_find(const char *name)
     return 0;
 }
 
+void cox_command_offer(cox_nearest *nearest)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        cox_nearest_offer(nearest, commands[i].name, strlen(commands[i].name));
+}
+
 void cox_command_print_list(FILE *file)
 {
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
@@ -461,7 +468,9 @@ static cox_status read_choice(const option_row *row, const char *text, const cha
         }
         word += length + (word[length] == '|');
     }
-    return cox_fail(COX_INVALID, "%s \"%s\": must be one of %s", row->name, text, row->value);
+    cox_nearest nearest = cox_nearest_to(text, n);
+    cox_nearest_offer_words(&nearest, row->value, "|");
+    return cox_fail(COX_INVALID, "%s \"%s\": must be one of %s%s", row->name, text, row->value, nearest.hint);
 }
 
 static cox_status add_text(const char *text, cox_texts *list)
@@ -499,6 +508,16 @@ static const option_row *find_row(const char *name, size_t length, cox_command c
     return NULL;
 }
 
+static cox_status unknown_option(const char *name, size_t length, cox_command command)
+{
+    cox_nearest nearest = cox_nearest_to(name, length);
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (table[i].commands & (int)command)
+            cox_nearest_offer(&nearest, table[i].name, strlen(table[i].name));
+    }
+    return cox_fail(COX_INVALID, "unknown option %.*s%s", (int)length, name, nearest.hint);
+}
+
 static cox_status check_required(const cox_options *options, const bool *is_given)
 {
     for (size_t i = 0; i < N_ROWS; i++) {
@@ -520,7 +539,7 @@ cox_status cox_options_parse(cox_options *options, int argc, char *const argv[])
         }
         size_t length = strcspn(argument, "=");
         const option_row *row = find_row(argument, length, options->command);
-        if (!row) return cox_fail(COX_INVALID, "unknown option %.*s", (int)length, argument);
+        if (!row) return unknown_option(argument, length, options->command);
         const char *value = argument[length] == '=' ? argument + length + 1 : NULL;
         if (row->kind == FLAG && value) return cox_fail(COX_INVALID, "%s takes no value", row->name);
         if (row->kind != FLAG && !value) {

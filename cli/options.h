@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/nearest.h"
 #include "base/status.h"
 
 typedef enum cox_command {
@@ -108,6 +109,8 @@ void cox_options_print_help(cox_command command, FILE *file);
 /* "generate" and so on; find returns 0 for an unknown name. */
 const char *cox_command_name(cox_command command);
 int cox_command_find(const char *name);
+/* Their names, for a mistyped one. */
+void cox_command_offer(cox_nearest *nearest);
 /* Name and one line about each command. */
 void cox_command_print_list(FILE *file);
 

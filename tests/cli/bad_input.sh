@@ -6,7 +6,23 @@ ask=(--prompt "What is a kite?" --max-tokens 4)
 
 refuses 2 "no command"
 refuses 2 "\"chat\" is not a command" chat
-refuses 2 "unknown option --modle" generate --modle "$model"
+refuses 2 "unknown option --modle; did you mean \"--model\"" generate --modle "$model"
+refuses 2 "--max_tokens; did you mean \"--max-tokens\"" batch --max_tokens 3
+refuses 2 "\"genrate\" is not a command.*did you mean \"generate\"" genrate
+refuses 2 "did you mean \"show\"" vector shwo
+refuses 2 "did you mean \"check\"" plan chek
+refuses 2 "unknown option --modle.*did you mean \"--model\"" plan check --modle x y
+refuses 2 "did you mean \"workers\"" inspect --model "$model" --experts-on worker
+refuses 2 "unknown site \"resid_psot\".*did you mean \"resid_post\"" direction --model "$model" --a x --b y --output z \
+    --site resid_psot
+for slip in '"site":"resid_psot","op":"scale","factor":1' '"site":"resid_post","op":"scael","factor":1' \
+    '"site":"resid_post","op":"scale","factro":1'; do
+    echo '{"interventions":[{'"$slip"',"layer":0}]}' > "$work/slip.json"
+    refuses "2|4" "did you mean \"(resid_post|scale|factor)\"" generate --model "$model" --prompt x --steer "$work/slip.json"
+done
+echo '{"custom_id":"1","url":"/v1/completions","body":{"prompt":"kite","max-token":1}}' > "$work/slip.jsonl"
+refuses 2 "unknown key \"max-token\".*did you mean \"max_tokens\"" batch --model "$model" --input "$work/slip.jsonl" \
+    --output "$work/slip.out"
 refuses 2 "--model DIR is missing" generate "${ask[@]}"
 refuses 2 "--prompt TEXT or --prompt-file FILE is missing" generate --model "$model"
 refuses 2 "--max-tokens -1: outside" generate --model "$model" "${ask[@]:0:2}" --max-tokens -1
