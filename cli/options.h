@@ -40,7 +40,9 @@ typedef struct cox_options {
     bool has_help;
     /* the model and the ranks */
     const char *model;
-    int64_t ranks; /* 0: as launched, or 1 */
+    int64_t ranks;   /* 0: as launched, or 1 */
+    int64_t n_nodes; /* of inspect; 0: no sums of nodes */
+    bool lists_ranks;
     int64_t threads, coordinators;
     const char *experts_on, *placement, *exchange, *kernel;
     int64_t prefill_chunk, micro_batches; /* micro_batches 0: chosen by the number of ranks */

@@ -149,6 +149,17 @@ cox_status cox_run_read_placement(cox_placement **placement, const cox_model *mo
     return status;
 }
 
+void cox_run_warn_of_idle(const cox_model *model, const cox_layout *layout, const char *path)
+{
+    int32_t n_experts = model->router.n_experts;
+    if (path || layout->n_expert_ranks <= n_experts) return;
+    fprintf(
+        stderr,
+        "warning: %d ranks for the %d experts of a layer: in each layer %d of them wait; fewer ranks with "
+        "more threads would not, nor with a --placement that puts experts on several ranks\n",
+        (int)layout->n_expert_ranks, (int)n_experts, (int)(layout->n_expert_ranks - n_experts));
+}
+
 /* Rank 0 reads the file, so that all ranks hold the same text. Collective. */
 static cox_status make_placement(cox_run *run)
 {
@@ -164,7 +175,9 @@ static cox_status make_placement(cox_run *run)
     }
     if (status == COX_OK) status = build_placement(&run->placement, run->model, &run->layout, path, text, n);
     free(text);
-    return cox_run_agree(run, status);
+    status = cox_run_agree(run, status);
+    if (status == COX_OK && run->rank == 0) cox_run_warn_of_idle(run->model, &run->layout, path);
+    return status;
 }
 
 /* --- Memory --- */
