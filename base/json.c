@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/json_internal.h"
+#include "base/nearest.h"
 
 /* jansson's text, except where that speaks to programmers, or of valid JSON that it cannot hold. */
 static const char *reason(const json_error_t *error)
@@ -186,7 +187,10 @@ static cox_status unknown_key(const char *where, const char *key, const char *co
     size_t length = 0;
     for (size_t i = 0; i < n && length < sizeof list; i++)
         length += (size_t)snprintf(list + length, sizeof list - length, "%s%s", i ? ", " : "", keys[i]);
-    return cox_fail(COX_BAD_FILE, "%s: unknown key \"%.100s\"; the keys are %s", where, key, list);
+    cox_nearest nearest = cox_nearest_to(key, strlen(key));
+    cox_nearest_offer_all(&nearest, keys, n);
+    return cox_fail(COX_BAD_FILE, "%s: unknown key \"%.100s\"; the keys are %s%s", where, key, list,
+                    nearest.hint);
 }
 
 cox_status cox_json_check_keys(const json_t *object, const char *where, const char *const *keys, size_t n)

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
 /* 0: not allowed, 1: with a value, 2: a flag. */
 static int kind_of(const char *name, size_t length, const char *allowed)
 {
@@ -15,6 +17,20 @@ static int kind_of(const char *name, size_t length, const char *allowed)
         at += n + strspn(at + n, " ");
     }
     return 0;
+}
+
+static cox_status unknown_option(const char *name, size_t length, const char *allowed)
+{
+    cox_nearest nearest = cox_nearest_to(name, length);
+    cox_nearest_offer_words(&nearest, allowed, " !");
+    char list[512]; /* without the marks of flags */
+    size_t n = 0;
+    for (const char *at = allowed; *at && n + 1 < sizeof list; at++) {
+        if (*at != '!') list[n++] = *at;
+    }
+    list[n] = '\0';
+    return cox_fail(COX_INVALID, "unknown option %.*s; the options are %s%s", (int)length, name, list,
+                    nearest.hint);
 }
 
 cox_status cox_arguments_parse(cox_arguments *arguments, int argc, char *const argv[], const char *allowed)
@@ -30,8 +46,7 @@ cox_status cox_arguments_parse(cox_arguments *arguments, int argc, char *const a
         size_t length = strcspn(argv[i], "=");
         const char *value = argv[i][length] ? argv[i] + length + 1 : NULL;
         int kind = kind_of(argv[i], length, allowed);
-        if (kind == 0)
-            return cox_fail(COX_INVALID, "unknown option %s; the options are %s", argv[i], allowed);
+        if (kind == 0) return unknown_option(argv[i], length, allowed);
         if (kind == 2 && value) return cox_fail(COX_INVALID, "%s takes no value", argv[i]);
         size_t n = arguments->n_named++;
         arguments->names[n] = argv[i];

@@ -34,6 +34,9 @@ typedef struct batch {
     const cox_model *model;
     char *folder; /* of the input: paths of plans are relative to it */
     uint64_t n_lines, n_answers, n_failed, n_generated, n_prompt;
+    uint64_t n_failed_before, first_failed; /* of an earlier run's; the lowest line that failed, 0: none */
+    int first_code;                         /* its status code */
+    char *first_reason;
     const char *model_name;
     cox_progress bar;
     cox_status failed; /* what an event could not return */
@@ -56,6 +59,31 @@ static void report(batch *b)
     cox_progress_update(&b->bar, done, total < done ? done : total, note);
 }
 
+static void note_failure(batch *b, uint64_t line, int code, const char *reason)
+{
+    if (b->first_failed > 0 && b->first_failed < line) return;
+    free(b->first_reason);
+    b->first_reason = strdup(reason);
+    b->first_failed = line;
+    b->first_code = code;
+}
+
+/* An answer of the run that this one goes on from. */
+static cox_status take_found(void *context, uint64_t key, const char *line, size_t n)
+{
+    static const char good[] = "\"status_code\":200,"; /* within a text its quotes would have backslashes */
+    batch *b = context;
+    if (memmem(line, n, good, sizeof good - 1)) return COX_OK;
+    int code = 0;
+    const char *reason = "";
+    json_t *json = json_loadb(line, n, 0, NULL);
+    json_unpack(json, "{s:{s:i}, s:{s:s}}", "response", "status_code", &code, "error", "message", &reason);
+    note_failure(b, key, code, reason);
+    b->n_failed_before++;
+    json_decref(json);
+    return COX_OK;
+}
+
 static void write_record(batch *b, const cox_record *record)
 {
     if (b->failed == COX_OK) b->failed = cox_traces_write(record, b->model);
@@ -72,7 +100,10 @@ static void write_record(batch *b, const cox_record *record)
     b->failed = cox_results_write(b->results, record->id, line, n + 1);
     free(line);
     b->n_answers++;
-    b->n_failed += record->status_code != 200;
+    if (record->status_code != 200) {
+        b->n_failed++;
+        note_failure(b, record->id, record->status_code, record->error_message);
+    }
     b->n_generated += (uint64_t)cox_record_n_generated(record);
     b->n_prompt += (uint64_t)record->n_prompt;
     report(b);
@@ -256,7 +287,12 @@ static cox_status open_results(batch *b)
             status = cox_identity_add_text(run, "trace_routes", options->trace_folder);
     }
     if (status == COX_OK)
-        status = cox_results_open(&b->results, b->cluster, options->output, options->has_force, run);
+        status = cox_results_open(&b->results, &(cox_journal_options){.path = options->output,
+                                                                      .run = run,
+                                                                      .begins_anew = options->has_force,
+                                                                      .cluster = b->cluster,
+                                                                      .on_result = take_found,
+                                                                      .context = b});
     json_decref(run);
     return status;
 }
@@ -298,6 +334,7 @@ static cox_status close_files(batch *b, cox_status status)
     cox_seen_destroy(b->seen);
     cox_steer_destroy(b->steer);
     free(b->folder);
+    free(b->first_reason);
     return status != COX_OK ? status : closed;
 }
 
@@ -327,11 +364,19 @@ static void print_sum(const batch *b)
 static cox_status agree_on_end(cox_run *run, const batch *b)
 {
     cox_status status = b->failed;
+    uint64_t n_answers = b->bar.n_before + b->n_answers, n_failed = b->n_failed_before + b->n_failed;
     if (status == COX_OK && b->is_stopped) {
-        status = cox_fail(COX_REQUEUE, "stopped by a signal with %" PRIu64 " answers in %s; %s",
-                          b->bar.n_before + b->n_answers, b->options->output,
+        status = cox_fail(COX_REQUEUE, "stopped by a signal with %" PRIu64 " answers in %s; %s", n_answers,
+                          b->options->output,
                           cox_results_has_journal(b->results) ? "the same command goes on from there"
                                                               : "it has no journal to go on from");
+    } else if (status == COX_OK && n_answers > 0 && n_failed == n_answers) {
+        const char *reason = b->first_reason ? b->first_reason : "";
+        char where[32] = "";
+        if (strncmp(reason, "line ", 5) != 0)
+            snprintf(where, sizeof where, "line %" PRIu64 ": ", b->first_failed);
+        status = cox_fail(b->first_code < 500 ? COX_INVALID : COX_INTERNAL,
+                          "every request failed, the first for this reason: %s%s", where, reason);
     }
     return cox_run_agree(run, status);
 }

@@ -31,7 +31,9 @@ static cox_status add_site(unsigned *sites, const char *word, size_t n)
         *sites |= 1u << site;
         return COX_OK;
     }
-    return cox_fail(COX_INVALID, "--sites: \"%.*s\": there is no such site", (int)n, word);
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)n, word);
+    return cox_site_unknown("--sites", name);
 }
 
 static cox_status read_sites(unsigned *sites, const cox_options *options)

@@ -38,8 +38,7 @@ static cox_status read_question(task *t, const cox_options *options)
     question->wants_rows = t->is_principal;
     question->has_filter = options->filter_tokens || options->filter_phrases.n || options->filter_rules;
     question->site = cox_site_find(options->site);
-    if (question->site == COX_SITE_UNSTATED)
-        return cox_fail(COX_INVALID, "--site \"%s\": there is no such site", options->site);
+    if (question->site == COX_SITE_UNSTATED) return cox_site_unknown("--site", options->site);
     if (question->site != COX_SITE_EXPERT_OUT && options->expert)
         return cox_fail(COX_INVALID, "--expert %s: only --site expert_out has experts", options->expert);
     cox_status status = cox_prompts_check_options(options);

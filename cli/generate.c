@@ -15,6 +15,7 @@
 #include "cli/serve.h"
 #include "cli/steer.h"
 #include "cli/traces.h"
+#include "cluster/drain.h"
 
 typedef struct answer {
     char *text; /* [n_text] that may not be shown yet */
@@ -36,6 +37,8 @@ typedef struct generate {
     size_t n, n_sent;
     answer *answers; /* [n] */
     size_t turn;     /* the prompt whose text may be shown */
+    bool is_in_line; /* something of it was, without the end of its line */
+    bool is_stopped; /* by a signal, before the end */
     cox_status failed;
 } generate;
 
@@ -169,7 +172,7 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
 {
     (void)is_idle;
     generate *g = context;
-    *is_end = g->n_sent == g->n;
+    *is_end = g->n_sent == g->n || cox_drain_is_wanted();
     if (*is_end) return g->failed;
     cox_request *fresh = cox_request_create();
     if (!fresh) return COX_NO_MEMORY;
@@ -185,6 +188,14 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
     return COX_OK;
 }
 
+/* Who asks to stop waits for nothing: no answer is kept. */
+static cox_status tick(void *context, bool *is_over)
+{
+    generate *g = context;
+    *is_over = g->is_stopped = cox_drain_is_wanted() && g->turn < g->n;
+    return COX_OK;
+}
+
 /* --- Answers --- */
 
 static void note(generate *g, cox_status status)
@@ -194,8 +205,9 @@ static void note(generate *g, cox_status status)
 
 static void show(generate *g, const char *text, size_t n)
 {
-    if (n > 0 && g->failed == COX_OK)
-        note(g, cox_io_write_all(g->cluster, STDOUT_FILENO, text, n, "standard output"));
+    if (n == 0 || g->failed != COX_OK) return;
+    note(g, cox_io_write_all(g->cluster, STDOUT_FILENO, text, n, "standard output"));
+    g->is_in_line = text[n - 1] != '\n';
 }
 
 static void on_text(void *context, uint64_t id, const char *text, size_t n)
@@ -330,6 +342,16 @@ static cox_status first_failure(const generate *g)
     return cox_fail(first->status, "%zu of %zu prompts failed", n_failed, g->n);
 }
 
+/* All ranks end alike, and so with one exit code. Collective. */
+static cox_status agree_on_end(cox_run *run, generate *g)
+{
+    cox_status status = COX_OK;
+    if (g->is_stopped && g->is_in_line) show(g, "\n", 1);
+    if (g->is_stopped)
+        status = cox_fail(COX_REQUEUE, "stopped by a signal after %zu of %zu answers", g->turn, g->n);
+    return cox_run_agree(run, status);
+}
+
 static void release(generate *g)
 {
     for (size_t i = 0; i < g->n; i++) {
@@ -361,11 +383,12 @@ cox_status cox_command_generate(const cox_options *options)
         if (cox_run_is_front(&run)) announce(&g);
         const cox_service service = {
             .events = {.context = &g, .on_text = on_text, .on_record = on_record},
-            .source = {.context = &g, .next = next_request},
+            .source = {.context = &g, .next = next_request, .tick = tick},
             .needs_template = !options->is_raw,
             .has_chats = !options->is_raw,
         };
         status = cox_serve(&run, &service);
+        if (status == COX_OK) status = agree_on_end(&run, &g);
     }
     bool is_front = cox_run_is_front(&run);
     cox_run_close(&run, options->has_stats && status == COX_OK);

@@ -66,24 +66,6 @@ static json_t *rank_json(const inspection *in, const cox_footprint *f, int32_t r
                      bytes);
 }
 
-static cox_status print_json(const inspection *in, const cox_options *options)
-{
-    json_t *ranks = json_array();
-    for (int32_t r = 0; r < in->layout.size; r++) {
-        cox_footprint f =
-            cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, options, r);
-        json_array_append_new(ranks, rank_json(in, &f, r));
-    }
-    json_t *json = json_pack("{s:o, s:i, s:s, s:o}", "model", model_json(in->model), "threads",
-                             in->layout.n_threads, "kernels", cox_kernels_name(in->kernels), "ranks", ranks);
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-    json_decref(json);
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory");
-    puts(text);
-    free(text);
-    return COX_OK;
-}
-
 static void print_model(const cox_model *model)
 {
     int32_t n_moe = 0, n_windows = 0;
@@ -120,12 +102,10 @@ static void format_ids(char *text, size_t n, const cox_expert_id *ids, int32_t n
     }
 }
 
-static void print_placement(const inspection *in, const cox_options *options)
+static void print_lists(const inspection *in)
 {
-    printf("\nplacement    %s; experts of each rank, layer by layer\n",
-           options->placement ? options->placement : "round robin");
-    for (int32_t r = 0; r < in->layout.size; r++) {
-        if (!cox_layout_hosts_experts(&in->layout, r)) continue;
+    printf("\nexperts of each rank, layer by layer\n");
+    for (int32_t r = in->layout.first_expert_rank; r < in->layout.size; r++) {
         for (int32_t l = 0; l < in->model->n_layers; l++) {
             if (!in->model->layers[l].is_moe) continue;
             const cox_expert_id *ids = NULL;
@@ -137,32 +117,124 @@ static void print_placement(const inspection *in, const cox_options *options)
     }
 }
 
-static void print_bytes(const inspection *in, const cox_options *options)
+static void print_placement(const inspection *in, const cox_options *options)
 {
+    int32_t least = INT32_MAX, most = 0;
+    for (int32_t r = in->layout.first_expert_rank; r < in->layout.size; r++) {
+        for (int32_t l = 0; l < in->model->n_layers; l++) {
+            const cox_expert_id *ids = NULL;
+            if (!in->model->layers[l].is_moe) continue;
+            int32_t n = cox_placement_local(in->placement, l, r, &ids);
+            least = n < least ? n : least;
+            most = n > most ? n : most;
+        }
+    }
+    printf("placement    %s; ", options->placement ? options->placement : "round robin");
+    if (least < most) printf("%d to ", least);
+    printf("%d expert%s of each layer on a rank%s\n", most, most == 1 ? "" : "s",
+           options->lists_ranks ? "" : " (--all-ranks lists them)");
+}
+
+static void print_cache(const inspection *in, const cox_options *options)
+{
+    const cox_engine_options engine = cox_run_engine_options(options, in->layout.size);
+    size_t token_bytes = 0;
+    int64_t n = cox_engine_kv_tokens(in->model, &engine, &token_bytes);
+    char each[32], all[32];
+    cox_format_bytes(each, sizeof each, token_bytes);
+    cox_format_bytes(all, sizeof all, (uint64_t)n * token_bytes);
+    printf("KV cache     %s (%zu bytes) a token; %" PRId64 " tokens in the %s of each coordinator%s\n", each,
+           token_bytes, n, all, options->kv_memory_bytes ? "" : " (--kv-memory)");
+}
+
+/* --- Ranks and nodes that are alike share a line --- */
+
+/* One rank, or one node: what its line says. */
+typedef struct line {
+    int32_t n_coordinators, n_hosts, n_experts, n_alike;
+    uint64_t parts[7]; /* trunk, experts, KV cache, activations, exchange, base, total */
+} line;
+
+static line rank_line(const inspection *in, const cox_options *options, int32_t rank)
+{
+    cox_footprint f =
+        cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, options, rank);
+    return (line){.n_coordinators = rank < in->layout.n_coordinators,
+                  .n_hosts = cox_layout_hosts_experts(&in->layout, rank),
+                  .n_experts = f.n_experts,
+                  .parts = {f.trunk, f.experts, f.kv_cache, f.activations, f.exchange, f.base,
+                            cox_footprint_total(&f)}};
+}
+
+static bool is_alike(const line *a, const line *b)
+{
+    return a->n_coordinators == b->n_coordinators && a->n_hosts == b->n_hosts &&
+           a->n_experts == b->n_experts && memcmp(a->parts, b->parts, sizeof a->parts) == 0;
+}
+
+/* The first rank or node that is like number i; i itself when there is none or all are to be listed. */
+static int32_t first_alike(const line *lines, int32_t i, bool lists_all)
+{
+    int32_t first = 0;
+    while (first < i && (lists_all || lines[first].n_alike == 0 || !is_alike(&lines[first], &lines[i])))
+        first++;
+    return first;
+}
+
+/* n_alike of the first of each kind; 0 of the others. */
+static void count_alike(line *lines, int32_t n, bool lists_all)
+{
+    for (int32_t i = 0; i < n; i++) {
+        int32_t first = first_alike(lines, i, lists_all);
+        lines[i].n_alike = 0;
+        lines[first].n_alike++;
+    }
+}
+
+/* Which they are, behind the line of the first: "1-7,9". */
+static void print_which(const line *lines, int32_t n, int32_t first)
+{
+    const char *separator = "  ";
+    for (int32_t i = first; i < n; i++) {
+        if (!is_alike(&lines[i], &lines[first])) continue;
+        int32_t last = i;
+        while (last + 1 < n && is_alike(&lines[last + 1], &lines[first])) last++;
+        printf(last > i ? "%s%d-%d" : "%s%d", separator, i, last);
+        separator = ",";
+        i = last;
+    }
+}
+
+static void print_line(const line *lines, int32_t n, int32_t i, bool lists_all)
+{
+    const line *l = &lines[i];
+    printf("%5d  %-12s %8d", lists_all ? i : l->n_alike,
+           !l->n_coordinators ? "worker"
+           : l->n_hosts       ? "both"
+                              : "coordinator",
+           l->n_experts);
+    for (size_t p = 0; p < sizeof l->parts / sizeof *l->parts; p++) {
+        char text[32];
+        cox_format_bytes(text, sizeof text, l->parts[p]);
+        printf(" %11s", text);
+    }
+    if (!lists_all && n > 1) print_which(lines, n, i);
+    printf("\n");
+}
+
+static void print_ranks(const inspection *in, line *lines, bool lists_all)
+{
+    int32_t n = in->layout.size;
+    count_alike(lines, n, lists_all);
     printf("\nmemory of each rank (%d thread%s each, kernels %s)\n", in->layout.n_threads,
            in->layout.n_threads == 1 ? "" : "s", cox_kernels_name(in->kernels));
-    printf("%4s  %-12s %8s %11s %11s %11s %11s %11s %11s %11s\n", "rank", "role", "experts", "trunk",
-           "experts", "KV cache", "activations", "exchange", "base", "total");
+    printf("%5s  %-12s %8s %11s %11s %11s %11s %11s %11s %11s%s\n", lists_all ? "rank" : "ranks", "role",
+           "experts", "trunk", "experts", "KV cache", "activations", "exchange", "base", "total",
+           lists_all || n == 1 ? "" : "  which");
     uint64_t all = 0;
-    for (int32_t r = 0; r < in->layout.size; r++) {
-        cox_footprint f =
-            cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, options, r);
-        bool is_coordinator = r < in->layout.n_coordinators,
-             is_host = cox_layout_hosts_experts(&in->layout, r);
-        uint64_t parts[] = {
-            f.trunk, f.experts, f.kv_cache, f.activations, f.exchange, f.base, cox_footprint_total(&f)};
-        printf("%4d  %-12s %8d", r,
-               !is_coordinator ? "worker"
-               : is_host       ? "both"
-                               : "coordinator",
-               f.n_experts);
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-            char text[32];
-            cox_format_bytes(text, sizeof text, parts[i]);
-            printf(" %11s", text);
-        }
-        printf("\n");
-        all += cox_footprint_total(&f);
+    for (int32_t r = 0; r < n; r++) {
+        all += lines[r].parts[6];
+        if (lines[r].n_alike > 0) print_line(lines, n, r, lists_all);
     }
     char all_text[32], free_text[32];
     cox_format_bytes(all_text, sizeof all_text, all);
@@ -170,24 +242,130 @@ static void print_bytes(const inspection *in, const cox_options *options)
     printf("all ranks %s; available on this machine %s\n", all_text, free_text);
 }
 
+/* Node k holds ranks first_of_node(k) to first_of_node(k + 1) - 1. */
+static int32_t first_of_node(const inspection *in, const cox_options *options, int64_t k)
+{
+    return (int32_t)((k * in->layout.size + options->n_nodes - 1) / options->n_nodes);
+}
+
+/* As the memory check of a run: the trunk is mapped once by the ranks of a machine. */
+static line node_line(const inspection *in, const cox_options *options, const line *ranks, int32_t k)
+{
+    line node = {.n_coordinators = 0};
+    uint64_t trunk = 0;
+    for (int32_t r = first_of_node(in, options, k); r < first_of_node(in, options, k + 1); r++) {
+        node.n_coordinators += ranks[r].n_coordinators;
+        node.n_hosts += ranks[r].n_hosts;
+        node.n_experts += ranks[r].n_experts;
+        node.parts[6] += ranks[r].parts[6] - ranks[r].parts[0];
+        if (ranks[r].parts[0] > trunk) trunk = ranks[r].parts[0];
+    }
+    node.parts[6] += trunk;
+    return node;
+}
+
+static void print_nodes(const cox_options *options, line *nodes)
+{
+    int32_t n = (int32_t)options->n_nodes;
+    bool lists_all = options->lists_ranks;
+    count_alike(nodes, n, lists_all);
+    printf("\nmemory of each node (ranks in order; a trunk that several ranks of a node map counts once)\n");
+    printf("%5s  %12s %12s %8s %11s%s\n", lists_all ? "node" : "nodes", "coordinators", "expert ranks",
+           "experts", "total", lists_all ? "" : "  which");
+    for (int32_t k = 0; k < n; k++) {
+        if (nodes[k].n_alike == 0) continue;
+        char text[32];
+        cox_format_bytes(text, sizeof text, nodes[k].parts[6]);
+        printf("%5d  %12d %12d %8d %11s", lists_all ? k : nodes[k].n_alike, nodes[k].n_coordinators,
+               nodes[k].n_hosts, nodes[k].n_experts, text);
+        if (!lists_all) print_which(nodes, n, k);
+        printf("\n");
+    }
+}
+
+/* Of all ranks, and of the nodes if there are any. [out] malloc'ed. */
+static cox_status take_lines(const inspection *in, const cox_options *options, line **ranks, line **nodes)
+{
+    *ranks = calloc((size_t)in->layout.size, sizeof **ranks);
+    *nodes = calloc((size_t)options->n_nodes + 1, sizeof **nodes);
+    if (!*ranks || !*nodes) return cox_fail(COX_NO_MEMORY, "out of memory");
+    for (int32_t r = 0; r < in->layout.size; r++) (*ranks)[r] = rank_line(in, options, r);
+    for (int32_t k = 0; k < options->n_nodes; k++) (*nodes)[k] = node_line(in, options, *ranks, k);
+    return COX_OK;
+}
+
+static json_t *nodes_json(const inspection *in, const cox_options *options, const line *nodes)
+{
+    json_t *list = json_array();
+    for (int32_t k = 0; k < options->n_nodes; k++) {
+        json_t *ranks = json_array();
+        for (int32_t r = first_of_node(in, options, k); r < first_of_node(in, options, k + 1); r++)
+            json_array_append_new(ranks, json_integer(r));
+        json_array_append_new(list,
+                              json_pack("{s:i, s:o, s:i, s:I}", "node", (int)k, "ranks", ranks, "n_experts",
+                                        nodes[k].n_experts, "bytes", (json_int_t)nodes[k].parts[6]));
+    }
+    return list;
+}
+
+static cox_status print_json(const inspection *in, const cox_options *options, const line *nodes)
+{
+    const cox_engine_options engine = cox_run_engine_options(options, in->layout.size);
+    size_t token_bytes = 0;
+    int64_t n_tokens = cox_engine_kv_tokens(in->model, &engine, &token_bytes);
+    json_t *ranks = json_array();
+    for (int32_t r = 0; r < in->layout.size; r++) {
+        cox_footprint f =
+            cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, options, r);
+        json_array_append_new(ranks, rank_json(in, &f, r));
+    }
+    json_t *json =
+        json_pack("{s:o, s:i, s:s, s:{s:I, s:I}, s:o}", "model", model_json(in->model), "threads",
+                  in->layout.n_threads, "kernels", cox_kernels_name(in->kernels), "kv_cache",
+                  "bytes_per_token", (json_int_t)token_bytes, "tokens", (json_int_t)n_tokens, "ranks", ranks);
+    if (json && options->n_nodes > 0) json_object_set_new(json, "nodes", nodes_json(in, options, nodes));
+    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    json_decref(json);
+    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory");
+    puts(text);
+    free(text);
+    return COX_OK;
+}
+
 static cox_status print(const inspection *in, const cox_options *options)
 {
-    if (options->is_json) return print_json(in, options);
-    print_model(in->model);
-    print_placement(in, options);
-    print_bytes(in, options);
-    return COX_OK;
+    line *ranks = NULL, *nodes = NULL;
+    cox_status status = take_lines(in, options, &ranks, &nodes);
+    if (status == COX_OK && options->is_json) {
+        status = print_json(in, options, nodes);
+    } else if (status == COX_OK) {
+        print_model(in->model);
+        print_placement(in, options);
+        print_cache(in, options);
+        if (options->lists_ranks) print_lists(in);
+        print_ranks(in, ranks, options->lists_ranks);
+        if (options->n_nodes > 0) print_nodes(options, nodes);
+    }
+    free(ranks);
+    free(nodes);
+    return status;
 }
 
 cox_status cox_command_inspect(const cox_options *options)
 {
     inspection in = {0};
     int32_t size = options->ranks > 0 ? (int32_t)options->ranks : 1;
-    cox_status status = cox_layout_make(&in.layout, options, size, threads_per_rank(options, size));
+    if (options->n_nodes > size)
+        return cox_fail(COX_INVALID, "--nodes %d: there are only %d ranks; give --ranks too",
+                        (int)options->n_nodes, (int)size);
+    int32_t n_local =
+        (int32_t)(options->n_nodes > 0 ? (size + options->n_nodes - 1) / options->n_nodes : size);
+    cox_status status = cox_layout_make(&in.layout, options, size, threads_per_rank(options, n_local));
     if (status == COX_OK) status = cox_model_open(&in.model, options->model);
     if (status == COX_OK) status = cox_kernels_select(&in.kernels, options->kernel);
     if (status == COX_OK)
         status = cox_run_read_placement(&in.placement, in.model, &in.layout, options->placement);
+    if (status == COX_OK) cox_run_warn_of_idle(in.model, &in.layout, options->placement);
     if (status == COX_OK) status = print(&in, options);
     cox_placement_destroy(in.placement);
     cox_model_close(in.model);

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cluster/drain.h"
+
 enum { READ_BYTES = 1 << 16 };
 
 static cox_status fail_open(const char *path)
@@ -56,6 +58,10 @@ cox_status cox_io_read_all(cox_cluster *cluster, const char *path, char **text, 
             bytes = larger;
         }
         await_ready(cluster, fd, POLLIN, "waiting for input");
+        if (cox_drain_is_wanted()) {
+            status = cox_fail(COX_REQUEUE, "stopped by a signal while reading %s", path);
+            break;
+        }
         got = read(fd, bytes + length, READ_BYTES);
         if (got < 0 && errno == EINTR)
             got = 1;
@@ -212,7 +218,7 @@ static cox_status read_more(cox_lines *l, double wait_s, bool *got_none)
     cox_status status = make_room(l);
     if (status != COX_OK) return status;
     struct pollfd waiting = {.fd = l->fd, .events = POLLIN};
-    if (l->total == 0 && poll(&waiting, 1, (int)(wait_s * 1000)) == 0) {
+    if (l->total == 0 && poll(&waiting, 1, (int)(wait_s * 1000)) <= 0) { /* below 0: a signal came */
         *got_none = true;
         return COX_OK;
     }

@@ -53,10 +53,11 @@ static int finish(const char *name, cox_status status)
     return cox_status_exit_code(status);
 }
 
-/* A command whose results are journaled ends early when it is asked to (cluster/drain.h). */
+/* Commands that end early when they are asked to (cluster/drain.h). */
 static bool drains(const cox_options *options)
 {
-    return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP;
+    return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP ||
+           options->command == COX_COMMAND_GENERATE;
 }
 
 /* Whether the model can be spread over so many ranks, before they are all started. A model that cannot be
@@ -129,6 +130,15 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
     return COX_INTERNAL;
 }
 
+static cox_status unknown_command(const char *name)
+{
+    if (!*name) return cox_fail(COX_INVALID, "no command given; see coxswain --help");
+    cox_nearest nearest = cox_nearest_to(name, strlen(name));
+    cox_command_offer(&nearest);
+    cox_nearest_offer_words(&nearest, "vector plan --help --version", " ");
+    return cox_fail(COX_INVALID, "\"%s\" is not a command; see coxswain --help%s", name, nearest.hint);
+}
+
 int main(int argc, char *argv[])
 {
     const char *name = argc > 1 ? argv[1] : "";
@@ -144,12 +154,7 @@ int main(int argc, char *argv[])
     if (strcmp(name, "vector") == 0) return finish(name, cox_command_vector(argc - 2, argv + 2));
     if (strcmp(name, "plan") == 0) return finish(name, cox_command_plan(argc - 2, argv + 2));
     int command = cox_command_find(name);
-    if (command == 0) {
-        cox_status status = *name
-                                ? cox_fail(COX_INVALID, "\"%s\" is not a command; see coxswain --help", name)
-                                : cox_fail(COX_INVALID, "no command given; see coxswain --help");
-        return finish("", status);
-    }
+    if (command == 0) return finish("", unknown_command(name));
     cox_options options;
     cox_options_defaults(&options, (cox_command)command);
     cox_status status = cox_options_parse(&options, argc - 2, argv + 2);

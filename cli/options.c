@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "cluster/exchange.h"
 
 enum {
@@ -45,7 +46,7 @@ static const struct {
      "Writes the f32 logits [n_tokens, vocab_size] of every position of a list of token ids."},
     {COX_COMMAND_TOKENIZE, "tokenize", "--model DIR [--decode] [--chat [--conversations FILE]] < TEXT",
      "Turns standard input into token ids (one JSON list), or ids back into text."},
-    {COX_COMMAND_INSPECT, "inspect", "--model DIR [--ranks N]",
+    {COX_COMMAND_INSPECT, "inspect", "--model DIR [--ranks N [--nodes N]]",
      "Describes a model and foretells what each rank would hold, loading nothing."},
     {COX_COMMAND_SWEEP, "sweep", "--model DIR --grid FILE --a FILE --b FILE --rules FILE --output DIR",
      "Runs a grid of steering plans over two sets of prompts: log-odds of the first token and KL divergence "
@@ -229,7 +230,7 @@ static const option_row table[] = {
     {"--force", BATCH, FLAG, AT(has_force), NULL, 0, 0, false,
      "begin anew: replace an output file that exists (without: a run that was stopped goes on)"},
     {"--drain-time", BATCH, INTEGER, AT(drain_time_s), "SECONDS", 0, 1 << 24, false,
-     "after SIGUSR1 (alone: SIGTERM too) answers that are running get so long to finish, then the run ends "
+     "after Ctrl-C, SIGTERM or SIGUSR1 answers that are running get so long to finish, then the run ends "
      "with exit code 75 (default 10)"},
     {"--tokens", LOGITS, TEXT_VALUE, AT(tokens), "IDS", 0, 0, false,
      "token ids, separated by commas or blanks"},
@@ -320,6 +321,10 @@ static const option_row table[] = {
      false, "print JSON for machines"},
     {"--ranks", RUNS | INSPECT, INTEGER, AT(ranks), "N", 1, 65536, false,
      "MPI ranks (default 1); started by this program unless mpirun or srun did"},
+    {"--nodes", INSPECT, INTEGER, AT(n_nodes), "N", 1, 65536, false,
+     "sums of N machines too, which hold the ranks in order, as many each as can be"},
+    {"--all-ranks", INSPECT, FLAG, AT(lists_ranks), NULL, 0, 0, false,
+     "a line for every rank, and its experts of every layer (default: a line for ranks that are alike)"},
     {"--threads", RUNS | INSPECT, INTEGER, AT(threads), "N", 1, 4096, false,
      "OpenMP threads of each rank (default: its share of the cores)"},
     {"--coordinators", RUNS | INSPECT, INTEGER, AT(coordinators), "N", 1, 65536, false,
@@ -366,6 +371,12 @@ int cox_command_find(const char *name)
         if (strcmp(commands[i].name, name) == 0) return (int)commands[i].command;
     }
     return 0;
+}
+
+void cox_command_offer(cox_nearest *nearest)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        cox_nearest_offer(nearest, commands[i].name, strlen(commands[i].name));
 }
 
 void cox_command_print_list(FILE *file)
@@ -485,7 +496,9 @@ static cox_status read_choice(const option_row *row, const char *text, const cha
         }
         word += length + (word[length] == '|');
     }
-    return cox_fail(COX_INVALID, "%s \"%s\": must be one of %s", row->name, text, row->value);
+    cox_nearest nearest = cox_nearest_to(text, n);
+    cox_nearest_offer_words(&nearest, row->value, "|");
+    return cox_fail(COX_INVALID, "%s \"%s\": must be one of %s%s", row->name, text, row->value, nearest.hint);
 }
 
 static cox_status add_text(const char *text, cox_texts *list)
@@ -534,6 +547,16 @@ bool cox_options_is_given(const cox_options *options, const char *name)
     return row && has_bit(options, (size_t)(row - table));
 }
 
+static cox_status unknown_option(const char *name, size_t length, cox_command command)
+{
+    cox_nearest nearest = cox_nearest_to(name, length);
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (table[i].commands & (int)command)
+            cox_nearest_offer(&nearest, table[i].name, strlen(table[i].name));
+    }
+    return cox_fail(COX_INVALID, "unknown option %.*s%s", (int)length, name, nearest.hint);
+}
+
 static cox_status check_required(const cox_options *options)
 {
     for (size_t i = 0; i < N_ROWS; i++) {
@@ -554,7 +577,7 @@ cox_status cox_options_parse(cox_options *options, int argc, char *const argv[])
         }
         size_t length = strcspn(argument, "=");
         const option_row *row = find_row(argument, length, options->command);
-        if (!row) return cox_fail(COX_INVALID, "unknown option %.*s", (int)length, argument);
+        if (!row) return unknown_option(argument, length, options->command);
         const char *value = argument[length] == '=' ? argument + length + 1 : NULL;
         if (row->kind == FLAG && value) return cox_fail(COX_INVALID, "%s takes no value", row->name);
         if (row->kind != FLAG && !value) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/nearest.h"
 #include "base/status.h"
 
 typedef enum cox_command {
@@ -39,7 +40,9 @@ typedef struct cox_options {
     bool has_help;
     /* the model and the ranks */
     const char *model;
-    int64_t ranks; /* 0: as launched, or 1 */
+    int64_t ranks;   /* 0: as launched, or 1 */
+    int64_t n_nodes; /* of inspect; 0: no sums of nodes */
+    bool lists_ranks;
     int64_t threads, coordinators;
     const char *experts_on, *placement, *exchange, *kernel;
     int64_t prefill_chunk, micro_batches; /* micro_batches 0: chosen by the number of ranks */
@@ -116,6 +119,8 @@ void cox_options_print_help(cox_command command, FILE *file);
 /* "generate" and so on; find returns 0 for an unknown name. */
 const char *cox_command_name(cox_command command);
 int cox_command_find(const char *name);
+/* Their names, for a mistyped one. */
+void cox_command_offer(cox_nearest *nearest);
 /* Name and one line about each command. */
 void cox_command_print_list(FILE *file);
 

@@ -71,8 +71,13 @@ cox_status cox_command_plan(int argc, char *const argv[])
         &arguments, argc, argv,
         "--model --ranks --coordinators --experts-on --placement --force-steering! --force!");
     if (status != COX_OK) return status;
-    if (arguments.n_plain != 2 || strcmp(arguments.plain[0], "check") != 0 ||
-        !cox_arguments_get(&arguments, "--model")) {
+    if (arguments.n_plain > 0 && strcmp(arguments.plain[0], "check") != 0) {
+        cox_nearest nearest = cox_nearest_to(arguments.plain[0], strlen(arguments.plain[0]));
+        cox_nearest_offer_words(&nearest, "check", " ");
+        return cox_fail(COX_INVALID, "\"%s\" is not check%s (see coxswain plan --help)", arguments.plain[0],
+                        nearest.hint);
+    }
+    if (arguments.n_plain != 2 || !cox_arguments_get(&arguments, "--model")) {
         return cox_fail(COX_INVALID,
                         "usage: coxswain plan check --model DIR PLAN.json (see coxswain plan --help)");
     }

@@ -38,16 +38,14 @@ static cox_status open_plain(cox_results *r, bool has_force)
     return cox_fail(COX_IO, "%s: cannot create: %s", r->path, strerror(errno));
 }
 
-cox_status cox_results_open(cox_results **results, cox_cluster *cluster, const char *path, bool has_force,
-                            const json_t *run)
+cox_status cox_results_open(cox_results **results, const cox_journal_options *options)
 {
+    const char *path = options->path;
     cox_results *r = calloc(1, sizeof *r);
     if (!r) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
-    *r = (cox_results){.cluster = cluster, .path = path, .fd = -1};
-    const cox_journal_options options = {
-        .path = path, .run = run, .begins_anew = has_force, .cluster = cluster};
-    cox_status status =
-        run && is_regular(path) ? cox_journal_open(&r->journal, &options) : open_plain(r, has_force);
+    *r = (cox_results){.cluster = options->cluster, .path = path, .fd = -1};
+    cox_status status = options->run && is_regular(path) ? cox_journal_open(&r->journal, options)
+                                                         : open_plain(r, options->begins_anew);
     if (status != COX_OK) {
         free(r);
         return cox_fail_in(status, "--output");

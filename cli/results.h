@@ -16,11 +16,9 @@
 
 typedef struct cox_results cox_results;
 
-/* path: "-" for standard output; lives as long as the results. run: as in cox_journal_options; NULL: no
- * journal. has_force: what is there is replaced. [out] owned by the caller. Errors: those of
- * cox_journal_open; without a journal INVALID (the file exists), IO. */
-cox_status cox_results_open(cox_results **results, cox_cluster *cluster, const char *path, bool has_force,
-                            const json_t *run);
+/* path: "-" for standard output; lives as long as the results. run NULL: no journal. [out] owned by the
+ * caller. Errors: those of cox_journal_open; without a journal INVALID (the file exists), IO. */
+cox_status cox_results_open(cox_results **results, const cox_journal_options *options);
 
 /* As cox_journal_what_was_found and cox_journal_has; without a journal nothing was found. */
 cox_journal_found cox_results_what_was_found(const cox_results *results);

@@ -174,6 +174,17 @@ cox_status cox_run_read_placement(cox_placement **placement, const cox_model *mo
     return status;
 }
 
+void cox_run_warn_of_idle(const cox_model *model, const cox_layout *layout, const char *path)
+{
+    int32_t n_experts = model->router.n_experts;
+    if (path || layout->n_expert_ranks <= n_experts) return;
+    fprintf(
+        stderr,
+        "warning: %d ranks for the %d experts of a layer: in each layer %d of them wait; fewer ranks with "
+        "more threads would not, nor with a --placement that puts experts on several ranks\n",
+        (int)layout->n_expert_ranks, (int)n_experts, (int)(layout->n_expert_ranks - n_experts));
+}
+
 /* Rank 0 reads the file, so that all ranks hold the same text. Collective. */
 static cox_status make_placement(cox_run *run)
 {
@@ -189,7 +200,9 @@ static cox_status make_placement(cox_run *run)
     }
     if (status == COX_OK) status = build_placement(&run->placement, run->model, &run->layout, path, text, n);
     free(text);
-    return cox_run_agree(run, status);
+    status = cox_run_agree(run, status);
+    if (status == COX_OK && run->rank == 0) cox_run_warn_of_idle(run->model, &run->layout, path);
+    return status;
 }
 
 /* --- Memory --- */
@@ -253,13 +266,18 @@ typedef struct loading {
     uint64_t before, total; /* bytes of earlier parts, and of all */
 } loading;
 
+static const double TURN_S = 0.3, MOST_TURNS_S = 3;
+
 static void on_loaded(void *context, size_t done_bytes, size_t total_bytes)
 {
     loading *l = context;
     (void)total_bytes;
     cox_cluster_keepalive(l->cluster, "loading weights");
-    if (cox_drain_is_wanted())
+    if (cox_drain_is_wanted()) { /* the first rank that says so ends the others before they do */
+        double turn_s = TURN_S * cox_cluster_rank(l->cluster);
+        if (turn_s > 0) usleep((useconds_t)(1e6 * (turn_s < MOST_TURNS_S ? turn_s : MOST_TURNS_S)));
         cox_cluster_abort(l->cluster, cox_fail(COX_REQUEUE, "stopped by a signal while loading"));
+    }
     cox_progress_update(&l->bar, l->before + done_bytes, l->total, NULL);
 }
 

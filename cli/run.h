@@ -55,6 +55,9 @@ void cox_run_close(cox_run *run, bool wants_table);
 cox_status cox_run_read_placement(cox_placement **placement, const cox_model *model, const cox_layout *layout,
                                   const char *path);
 
+/* A line on stderr when round robin leaves ranks without an expert in each layer. */
+void cox_run_warn_of_idle(const cox_model *model, const cox_layout *layout, const char *path);
+
 /* Is this rank 0, which reads, writes and talks to the user? */
 static inline bool cox_run_is_front(const cox_run *run)
 {

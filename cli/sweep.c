@@ -215,7 +215,10 @@ static cox_status open_results(stage *st, const char *name, cox_results **result
     cox_status status = identity && path ? COX_OK : COX_INVALID;
     st->paths[*name == 's' && strcmp(name, "stage1.jsonl") == 0 ? 0 : 1] = path;
     if (status == COX_OK)
-        status = cox_results_open(results, s->run->cluster, path, s->options->has_force, identity);
+        status = cox_results_open(results, &(cox_journal_options){.path = path,
+                                                                  .run = identity,
+                                                                  .begins_anew = s->options->has_force,
+                                                                  .cluster = s->run->cluster});
     json_decref(identity);
     return status;
 }

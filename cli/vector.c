@@ -104,8 +104,7 @@ static cox_status show(const cox_arguments *arguments)
 static cox_status state_facts(const cox_arguments *arguments, cox_vector *v)
 {
     const char *site = cox_arguments_get(arguments, "--site");
-    if (site && cox_site_find(site) == COX_SITE_UNSTATED)
-        return cox_fail(COX_INVALID, "unknown site \"%s\"", site);
+    if (site && cox_site_find(site) == COX_SITE_UNSTATED) return cox_site_unknown("--site", site);
     if (site && v->site != COX_SITE_UNSTATED && cox_site_find(site) != v->site) {
         return cox_fail(COX_INVALID, "vector \"%s\" states site %s, not %s", v->name, cox_site_name(v->site),
                         site);
@@ -384,9 +383,11 @@ cox_status cox_command_vector(int argc, char *const argv[])
     bool is_random = strcmp(verb, "random") == 0, is_combine = strcmp(verb, "combine") == 0;
     bool is_import = strcmp(verb, "import") == 0, is_export = strcmp(verb, "export") == 0;
     if (!is_random && !is_combine && !is_import && !is_export) {
-        return cox_fail(
-            COX_INVALID,
-            "\"%s\" is not one of show, import, export, combine, random (see coxswain vector --help)", verb);
+        static const char verbs[] = "show, import, export, combine, random";
+        cox_nearest nearest = cox_nearest_to(verb, strlen(verb));
+        cox_nearest_offer_words(&nearest, verbs, ", ");
+        return cox_fail(COX_INVALID, "\"%s\" is not one of %s%s (see coxswain vector --help)", verb, verbs,
+                        nearest.hint);
     }
     if (!output) return cox_fail(COX_INVALID, "%s needs --output FILE", verb);
     if (is_random ? arguments.n_plain != 1 : is_combine ? arguments.n_plain < 2 : arguments.n_plain != 2) {

@@ -73,6 +73,16 @@ static void send_to_all(cox_cluster *c, const fan *f, const void *data, size_t n
     }
 }
 
+/* Does the message begin with a rank already? Then all have it from an agreement before. */
+static bool names_rank(const cox_cluster *c, const char *message)
+{
+    int rank = -1, n = 0;
+    if (sscanf(message, "rank %d on %n", &rank, &n) != 1 || n == 0 || rank < 0 || rank >= c->size)
+        return false;
+    size_t length = strlen(c->hosts[rank]);
+    return strncmp(message + n, c->hosts[rank], length) == 0 && message[n + (int)length] == ':';
+}
+
 /* On rank 0: hears everybody and decides. */
 static void decide(cox_cluster *c, verdict *mine)
 {
@@ -86,15 +96,21 @@ static void decide(cox_cluster *c, verdict *mine)
     }
     cox__wait_all(c, f.n, f.requests, f.ranks, "its status");
     verdict result = {.status = COX_OK};
+    bool is_said = false; /* who failed: by the message itself; or nobody, when the user asked to stop */
     for (int32_t rank = c->size - 1; rank >= 0; rank--) {
         if (all[rank].status == COX_OK) continue;
         result.status = all[rank].status;
         result.n_failed++;
+        is_said = all[rank].status == COX_REQUEUE || names_rank(c, all[rank].message);
+        if (is_said) {
+            memcpy(result.message, all[rank].message, sizeof result.message);
+            continue;
+        }
         snprintf(result.message, sizeof result.message, "rank %d on %s: %.*s", (int)rank, c->hosts[rank],
                  COX__MESSAGE_BYTES - 2 * COX__HOST_BYTES, all[rank].message);
     }
     size_t length = strlen(result.message);
-    if (result.n_failed > 1) {
+    if (result.n_failed > 1 && !is_said) {
         snprintf(result.message + length, sizeof result.message - length, " (and %d more rank%s)",
                  (int)result.n_failed - 1, result.n_failed > 2 ? "s" : "");
     }

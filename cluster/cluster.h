@@ -29,9 +29,9 @@ cox_cluster_options cox_cluster_options_defaults(void);
  * Is this process part of an MPI launch (mpirun or srun set its environment)? When it is not and the user
  * asks for more than one rank, cox_launch starts `mpirun -n n_ranks <this program> argv...` with the flags
  * that this machine needs, forwards SIGINT, SIGTERM, SIGUSR1 to it and returns its exit code in *exit_code.
- * drain_s > 0: the ranks listen (cluster/drain.h); then the first SIGTERM is forwarded as SIGUSR1, and
- * SIGTERM follows after drain_s or with the second one. Not collective. Errors: INVALID, NOT_FOUND (no
- * mpirun: says which package), IO.
+ * drain_s > 0: the ranks listen (cluster/drain.h); then the first SIGTERM or SIGINT, of a terminal too, is
+ * forwarded as SIGUSR1, and SIGTERM follows after drain_s or with the second one. Not collective. Errors:
+ * INVALID, NOT_FOUND (no mpirun: says which package), IO, REQUEUE (the ranks had to be ended).
  */
 bool cox_launch_is_inside(void);
 cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const argv[], int *exit_code);
@@ -80,8 +80,9 @@ int32_t cox_cluster_expert_ranks(const cox_cluster *cluster, const int32_t **ran
 /*
  * Every rank brings its status of a local action; all get the same result: OK when all are, else the
  * status of the lowest failing rank, whose message becomes everybody's, prefixed "rank R on HOST: "
- * (and "(and N more ranks)"). Collective; waits sleep; keep-alives of ranks still working are accepted, a
- * rank without one for hang_s ends the job (see cox_cluster_keepalive).
+ * (and "(and N more ranks)"), unless an agreement has prefixed it before or the status is REQUEUE.
+ * Collective; waits sleep; keep-alives of ranks still working are accepted, a rank without one for hang_s
+ * ends the job (see cox_cluster_keepalive).
  */
 cox_status cox_cluster_agree(cox_cluster *cluster, cox_status mine);
 

@@ -7,6 +7,7 @@
 #define COX_CLUSTER_INTERNAL_H
 
 #include <mpi.h>
+#include <sys/types.h>
 
 #include "cluster/cluster.h"
 
@@ -112,6 +113,7 @@ bool cox__mail_advance(cox_cluster *cluster); /* moves messages; true when one i
 /* Standard error of mpirun on its way through cox_launch (launch_noise.c). take: more bytes; flush: what is
  * held back. */
 typedef struct cox__noise {
+    pid_t ending;           /* mpirun's process once it has been told to end, else 0 */
     bool is_box;            /* between two lines of dashes */
     size_t n_held, line_at; /* bytes held back; where the last line begins */
     char held[8192];

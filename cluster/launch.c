@@ -1,8 +1,8 @@
 /*
  * Starting ranks. cox_launch runs mpirun as a child with the flags that this machine needs and behaves as if
- * it were that child: signals are passed on (SIGTERM as SIGUSR1 first, where the ranks drain), the exit code
- * is returned, and when this process dies the child is told to end. Environment that MPI and OpenMP read at
- * their start is decided here and nowhere else.
+ * it were that child: signals are passed on (SIGTERM and SIGINT as SIGUSR1 first, where the ranks drain), the
+ * exit code is returned, and when this process dies the child is told to end. Environment that MPI and OpenMP
+ * read at their start is decided here and nowhere else.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -187,19 +187,29 @@ static int mpirun_flags(const char *flags[N_FLAGS], int32_t n_ranks, char *numbe
 
 typedef struct child {
     pid_t pid;
-    int report;     /* read end: errno when mpirun could not be started, else its end */
-    int errors;     /* read end: its standard error */
-    int signals;    /* signalfd of what is passed on */
-    double drain_s; /* how long the ranks may take to drain; 0: they do not */
-    double kill_s;  /* when they have had that long, else 0 */
+    int report;         /* read end: errno when mpirun could not be started, else its end */
+    int errors;         /* read end: its standard error */
+    int signals;        /* signalfd of what is passed on */
+    double drain_s;     /* how long the ranks may take to drain; 0: they do not */
+    double asked_s;     /* when they were first asked to, else 0 */
+    const char *forced; /* why they were ended instead, else NULL */
+    cox__noise noise;   /* of its standard error */
 } child;
 
-/* In the child: becomes mpirun, or says why not through the pipe. */
-static _Noreturn void become_mpirun(char *const arguments[], pid_t parent, const sigset_t *mask, int report,
-                                    int errors)
+/* A second wish to end that comes so soon is the first one: `timeout` sends its signal to a process and then
+ * to its group. */
+static const double SAME_WISH_S = 0.5;
+
+/* In the child: becomes mpirun, or says why not through the pipe. A terminal sends SIGINT to mpirun too;
+ * where ranks drain it must not end them (it stays blocked in mpirun, which unblocks everything in the
+ * ranks). */
+static _Noreturn void become_mpirun(char *const arguments[], const child *c, pid_t parent,
+                                    const sigset_t *before, int report, int errors)
 {
+    sigset_t mask = *before;
+    if (c->drain_s > 0) sigaddset(&mask, SIGINT);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    sigprocmask(SIG_SETMASK, mask, NULL);
+    sigprocmask(SIG_SETMASK, &mask, NULL);
     dup2(errors, STDERR_FILENO);
     if (getppid() == parent) execvp(arguments[0], arguments);
     int reason = errno;
@@ -216,43 +226,60 @@ static bool pass_errors(int errors, cox__noise *noise)
     return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
-/* mpirun ends its ranks within a second or two of SIGTERM; the first one becomes the wish to drain. */
-static void pass_signal(child *c, int number)
+/* mpirun ends its ranks within a second or two. Asked twice it may crash, and leave them: it is asked once.
+ */
+static void end_ranks(child *c, int number)
 {
-    if (number == SIGTERM && c->drain_s > 0 && c->kill_s == 0) {
-        c->kill_s = cox_now_s() + c->drain_s;
-        number = SIGUSR1;
-    }
-    kill(c->pid, number);
+    if (c->noise.ending == 0) kill(c->pid, number);
+    c->noise.ending = c->pid;
 }
 
-/* Passes signals to the child and its standard error to ours until it has ended. Signals of a terminal reach
- * the whole process group by themselves. */
+/* The first wish to end becomes the wish to drain, the second one is meant. What a terminal sends reaches the
+ * whole process group by itself. */
+static void pass_signal(child *c, const struct signalfd_siginfo *info)
+{
+    double now_s = cox_now_s();
+    int number = (int)info->ssi_signo;
+    bool is_of_terminal = info->ssi_code == SI_KERNEL, is_wish = number == SIGINT || number == SIGTERM;
+    if (number == SIGCHLD) return;
+    if (is_wish && c->drain_s > 0 && c->asked_s == 0) {
+        c->asked_s = now_s;
+        kill(c->pid, SIGUSR1);
+    } else if (is_wish && c->drain_s > 0) {
+        if (now_s - c->asked_s < SAME_WISH_S || c->forced) return;
+        c->forced = "ended at once, by a second signal";
+        end_ranks(c, SIGTERM);
+    } else if (is_wish) {
+        if (is_of_terminal) c->noise.ending = c->pid;
+        end_ranks(c, number);
+    } else if (!is_of_terminal) {
+        kill(c->pid, number);
+    }
+}
+
+/* Passes signals to the child and its standard error to ours until it has ended. */
 static int wait_for(child *c)
 {
-    cox__noise noise = {.n_held = 0};
     struct pollfd watched[2] = {{.fd = c->signals, .events = POLLIN}, {.fd = c->errors, .events = POLLIN}};
     int state = 0;
     while (waitpid(c->pid, &state, WNOHANG) != c->pid) {
         struct signalfd_siginfo info;
-        if (poll(watched, 2, c->kill_s > 0 ? 1000 : -1) < 0) continue;
-        if (watched[1].revents && !pass_errors(c->errors, &noise)) watched[1].fd = -1;
-        if (watched[0].revents && read(c->signals, &info, sizeof info) == (ssize_t)sizeof info &&
-            info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL) {
-            pass_signal(c, (int)info.ssi_signo);
-        }
-        if (c->kill_s > 0 && cox_now_s() > c->kill_s) {
-            c->drain_s = c->kill_s = 0;
-            kill(c->pid, SIGTERM);
+        if (poll(watched, 2, c->asked_s > 0 ? 1000 : -1) < 0) continue;
+        if (watched[1].revents && !pass_errors(c->errors, &c->noise)) watched[1].fd = -1;
+        if (watched[0].revents && read(c->signals, &info, sizeof info) == (ssize_t)sizeof info)
+            pass_signal(c, &info);
+        if (c->asked_s > 0 && !c->forced && cox_now_s() > c->asked_s + c->drain_s) {
+            c->forced = "ended: the ranks did not stop by themselves in time";
+            end_ranks(c, SIGTERM);
         }
     }
     fcntl(c->errors, F_SETFL, O_NONBLOCK); /* a rank that outlives mpirun must not keep us */
     for (ssize_t n = 1; n > 0;) {
         char text[4096];
         n = read(c->errors, text, sizeof text);
-        if (n > 0) cox__noise_take(&noise, text, (size_t)n);
+        if (n > 0) cox__noise_take(&c->noise, text, (size_t)n);
     }
-    cox__noise_flush(&noise);
+    cox__noise_flush(&c->noise);
     return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
 }
 
@@ -271,7 +298,7 @@ static cox_status start(char *const arguments[], child *c, const sigset_t *befor
     c->errors = errors[0];
     pid_t parent = getpid();
     c->pid = fork();
-    if (c->pid == 0) become_mpirun(arguments, parent, before, report[1], errors[1]);
+    if (c->pid == 0) become_mpirun(arguments, c, parent, before, report[1], errors[1]);
     int reason = errno;
     close(report[1]);
     close(errors[1]);
@@ -289,12 +316,17 @@ static cox_status run(char *const arguments[], double drain_s, int *exit_code)
     sigset_t signals, before;
     sigemptyset(&signals);
     for (size_t i = 0; i < sizeof passed_on / sizeof *passed_on; i++) sigaddset(&signals, passed_on[i]);
+    struct sigaction interrupt;
+    bool is_ignored = sigaction(SIGINT, NULL, &interrupt) == 0 && interrupt.sa_handler == SIG_IGN;
+    if (is_ignored) sigdelset(&signals, SIGINT); /* a shell has it so for what runs in the background */
     sigprocmask(SIG_BLOCK, &signals, &before);
     child c = {.signals = signalfd(-1, &signals, SFD_CLOEXEC), .drain_s = drain_s};
     cox_status status = c.signals < 0 ? cox_fail(COX_IO, "cannot listen to signals: %s", strerror(errno))
                                       : start(arguments, &c, &before);
     if (status == COX_OK) {
         *exit_code = wait_for(&c);
+        bool is_parted = *exit_code == 0 || *exit_code == cox_status_exit_code(COX_REQUEUE);
+        if (c.forced && !is_parted) status = cox_fail(COX_REQUEUE, "%s", c.forced);
         close(c.report);
         close(c.errors);
     }

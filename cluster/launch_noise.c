@@ -1,15 +1,18 @@
 /*
  * mpirun's standard error without what says nothing: when a rank ends with an exit code or aborts, it has
- * printed why, and mpirun adds boxes of text between lines of dashes. Those of known kinds are left out; all
+ * printed why, and mpirun adds boxes of text between lines of dashes. Those of known kinds are left out, and
+ * so is what it says of signals that it passes on and, once it has been told to end, of its own troubles; all
  * else passes at once and unchanged, above all the box that names a rank that was killed.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cluster/internal.h"
 
 static const char DASHES[] = "--------------------------------------------------------------------------\n";
+static const char MPIRUN[] = "mpirun: ";
 static const char *const SAYS_NOTHING[] = {
     "MPI_ABORT was invoked on rank",
     "a non-zero exit code. Per user-direction, the job has been aborted.",
@@ -40,8 +43,18 @@ void cox__noise_flush(cox__noise *s)
  * MPI issue 8356: the box of a rank that was ended while it said that it was ended). Also what a rank's MPI
  * logs when it reads from the memory of one that has died ("Read -1, expected 4096, errno = 1"): who died is
  * said by mpirun. */
-static bool says_nothing(const char *line)
+static bool says_nothing(const char *line, pid_t ending)
 {
+    static const char *const of_mpirun[] = {"mpirun: Forwarding signal",
+                                            "mpirun: abort is already in progress"};
+    for (size_t i = 0; i < sizeof of_mpirun / sizeof *of_mpirun; i++) {
+        if (strncmp(line, of_mpirun[i], strlen(of_mpirun[i])) == 0) return true;
+    }
+    if (ending > 0) { /* "[host:pid] *** Process received signal ***" and the lines below it, as it crashes */
+        const char *colon = line[0] == '[' ? strchr(line, ':') : NULL;
+        char *end = NULL;
+        if (colon && strtol(colon + 1, &end, 10) == (long)ending && *end == ']') return true;
+    }
     static const char *const signs[] = {"have sent help message", "has sent help message",
                                         "orte_base_help_aggregate", "util/show_help.c at line",
                                         "Read -1, expected"};
@@ -59,7 +72,7 @@ static void end_line(cox__noise *s)
     bool is_dashes =
         s->n_held - s->line_at == n_dashes && memcmp(s->held + s->line_at, DASHES, n_dashes) == 0;
     if (!s->is_box && !is_dashes) {
-        if (says_nothing(s->held)) s->n_held = 0;
+        if (says_nothing(s->held, s->ending)) s->n_held = 0;
         cox__noise_flush(s);
     } else if (s->is_box && is_dashes) {
         for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++) {
@@ -79,7 +92,9 @@ static bool is_suspect(const cox__noise *s)
 {
     const char *line = s->held + s->line_at;
     size_t n = s->n_held - s->line_at;
-    return s->is_box || line[0] == '[' || (n < sizeof DASHES && memcmp(line, DASHES, n) == 0);
+    size_t n_name = n < sizeof MPIRUN - 1 ? n : sizeof MPIRUN - 1;
+    return s->is_box || line[0] == '[' || memcmp(line, MPIRUN, n_name) == 0 ||
+           (n < sizeof DASHES && memcmp(line, DASHES, n) == 0);
 }
 
 void cox__noise_take(cox__noise *s, const char *text, size_t n)

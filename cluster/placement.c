@@ -95,19 +95,28 @@ static cox_status no_memory(void)
 cox_status cox_placement_round_robin(cox_placement **placement, int32_t n_layers, const uint8_t *is_moe,
                                      int32_t n_experts, const int32_t *expert_ranks, int32_t n_expert_ranks)
 {
-    if (n_expert_ranks < 1 || n_expert_ranks > n_experts) {
+    int64_t n_all = 0;
+    for (int32_t layer = 0; layer < n_layers; layer++) n_all += !is_moe || is_moe[layer] ? n_experts : 0;
+    if (n_expert_ranks < 1 || (n_expert_ranks > n_experts && n_expert_ranks > n_all)) {
         return cox_fail(COX_INVALID,
-                        "%d ranks for the %d experts of a layer: use between 1 and %d expert ranks",
-                        (int)n_expert_ranks, (int)n_experts, (int)n_experts);
+                        "%d ranks for the %lld experts of all layers: give at most %lld ranks beside the "
+                        "coordinators, or a --placement that puts experts on several ranks",
+                        (int)n_expert_ranks, (long long)n_all, (long long)n_all);
     }
+    /* More ranks than experts of a layer: all cells in one row, so that shares still differ by one at most.
+     */
+    int32_t shift = n_expert_ranks > n_experts ? n_experts : 1;
     cox_placement *p =
         placement_new(n_layers, n_experts, expert_ranks, n_expert_ranks, (int64_t)n_layers * n_experts);
     if (!p) return no_memory();
-    int32_t at = 0;
+    int32_t at = 0, n_moe = 0;
     for (int32_t layer = 0; layer < n_layers; layer++) {
+        bool has_experts = !is_moe || is_moe[layer];
+        int64_t first = shift == 1 ? layer : (int64_t)n_moe * shift;
+        n_moe += has_experts;
         for (int32_t e = 0; e < n_experts; e++) {
             p->host_offsets[layer * n_experts + e] = at;
-            if (!is_moe || is_moe[layer]) p->seats[at++] = (e + layer) % n_expert_ranks;
+            if (has_experts) p->seats[at++] = (int32_t)((e + first) % n_expert_ranks);
         }
     }
     p->host_offsets[n_layers * n_experts] = at;

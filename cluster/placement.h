@@ -21,9 +21,11 @@ typedef struct cox_local_expert {
 typedef struct cox_placement cox_placement;
 
 /* Expert e of MoE layer l on expert_ranks[(e + l) % n_expert_ranks], so that a rank's share differs by at
- * most one expert in a layer and evens out over the layers. is_moe [n_layers] (NULL: all are): layers without
- * experts have none. expert_ranks: ascending MPI ranks, copied. [out] owned by the caller. Errors: INVALID
- * (more expert ranks than experts), NO_MEMORY. */
+ * most one expert in a layer and evens out over the layers. With more expert ranks than experts of a layer:
+ * expert e of the m-th MoE layer on expert_ranks[(e + m * n_experts) % n_expert_ranks]; some ranks then wait
+ * in each layer. is_moe [n_layers] (NULL: all are): layers without experts have none. expert_ranks: ascending
+ * MPI ranks, copied. [out] owned by the caller. Errors: INVALID (more expert ranks than experts of all
+ * layers), NO_MEMORY. */
 cox_status cox_placement_round_robin(cox_placement **placement, int32_t n_layers, const uint8_t *is_moe,
                                      int32_t n_experts, const int32_t *expert_ranks, int32_t n_expert_ranks);
 

@@ -82,6 +82,13 @@ static cox_kv_shape kv_shape(const cox_model *model, const cox_engine_options *o
     return shape;
 }
 
+int64_t cox_engine_kv_tokens(const cox_model *model, const cox_engine_options *options, size_t *token_bytes)
+{
+    cox_kv_shape shape = kv_shape(model, options);
+    *token_bytes = cox_kv_page_bytes(&shape) / COX_KV_BLOCK;
+    return (int64_t)shape.n_pages * COX_KV_BLOCK;
+}
+
 /* A buffer of the step; `sum` only counts when `arena` is NULL. */
 static void *take(cox_arena *arena, size_t *sum, bool *failed, size_t count, size_t size)
 {

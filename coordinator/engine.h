@@ -132,6 +132,9 @@ typedef struct cox_engine_events {
 /* Most rows of one micro-batch: what the exchange's max_rows must be. */
 int32_t cox_engine_slot_rows(const cox_engine_options *options);
 
+/* Tokens that the KV cache of these options holds; [out] *token_bytes: of each. For predictions. */
+int64_t cox_engine_kv_tokens(const cox_model *model, const cox_engine_options *options, size_t *token_bytes);
+
 /* Bytes that create takes: KV cache, activations, tables. For predictions. */
 size_t cox_engine_bytes(const cox_model *model, const cox_kernels *kernels, const cox_engine_options *options,
                         int32_t n_threads);

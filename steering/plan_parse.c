@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/nearest.h"
 #include "steering/internal.h"
 #include "steering/parse.h"
 
@@ -117,7 +118,10 @@ static cox_status find_op(const char *where, const char *name, cox_op *op)
     }
     char list[256];
     list_ops(list, sizeof list, ALL_OPS);
-    return cox_fail(COX_INVALID, "%s: unknown op \"%.100s\"; the operations are %s", where, name, list);
+    cox_nearest nearest = cox_nearest_to(name, strlen(name));
+    cox_nearest_offer_all(&nearest, op_names, COX_N_OPS);
+    return cox_fail(COX_INVALID, "%s: unknown op \"%.100s\"; the operations are %s%s", where, name, list,
+                    nearest.hint);
 }
 
 /* The site, from the plan or the vector, and what it allows. */
@@ -127,17 +131,11 @@ static cox_status read_site(const cox__parse *parse, cox_intervention *out)
     cox_status status = cox_json_string(parse->json, parse->where, "site", false, &name);
     if (status != COX_OK) return status;
     out->site = name ? cox_site_find(name) : parse->vector ? parse->vector->site : COX_SITE_UNSTATED;
+    if (out->site == COX_SITE_UNSTATED && name) return cox_site_unknown(parse->where, name);
     if (out->site == COX_SITE_UNSTATED) {
-        char list[256] = "";
-        for (int i = 0; i < COX_N_SITES; i++) {
-            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "",
-                     cox_site_name((cox_site)i));
-        }
-        return name ? cox_fail(COX_INVALID, "%s: unknown site \"%.100s\"; the sites are %s", parse->where,
-                               name, list)
-                    : cox_fail(COX_INVALID,
-                               "%s: key \"site\" is missing, and no vector says it; the sites are %s",
-                               parse->where, list);
+        char list[COX_SITE_LIST_BYTES];
+        return cox_fail(COX_INVALID, "%s: key \"site\" is missing, and no vector says it; the sites are %s",
+                        parse->where, cox_site_list(list));
     }
     unsigned allowed = out->site == COX_SITE_ROUTER_LOGITS ? ROUTER_OPS : ROW_OPS;
     if (allowed >> out->op & 1u) return COX_OK;
@@ -155,10 +153,12 @@ static cox_status find_weighting(const char *where, const char *name, cox_weight
             return COX_OK;
         }
     }
+    cox_nearest nearest = cox_nearest_to(name, strlen(name));
+    cox_nearest_offer_all(&nearest, weighting_names, COX_N_WEIGHTINGS);
     return cox_fail(
         COX_INVALID,
-        "%s: unknown weighting \"%.100s\"; the weightings are routed, post_gate, soft, unweighted", where,
-        name);
+        "%s: unknown weighting \"%.100s\"; the weightings are routed, post_gate, soft, unweighted%s", where,
+        name, nearest.hint);
 }
 
 static cox_status read_weighting(const cox__parse *parse, cox_intervention *out)

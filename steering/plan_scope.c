@@ -212,7 +212,7 @@ static cox_status read_row(const cox__parse *parse, const json_t *json, const ch
     const cox_vector *v = *vector;
     const cox_site wanted = made_at ? cox_site_find(made_at) : out->site;
     if (wanted == COX_SITE_UNSTATED)
-        return cox_fail(COX_INVALID, "%s: unknown vector_site \"%.100s\"", parse->where, made_at);
+        return cox_fail_in(cox_site_unknown("key \"vector_site\"", made_at), "%s", parse->where);
     if (v->site != COX_SITE_UNSTATED && v->site != wanted) {
         return cox_fail(COX_INVALID,
                         "%s: the vector was made at %s, not %s; to use it at %s all the same, add "

@@ -12,6 +12,7 @@
 
 #include "base/arena.h"
 #include "base/json.h"
+#include "base/nearest.h"
 #include "model/safetensors.h"
 #include "steering/internal.h"
 
@@ -32,6 +33,23 @@ cox_site cox_site_find(const char *name)
         if (strcmp(site_names[i], name) == 0) return (cox_site)i;
     }
     return COX_SITE_UNSTATED;
+}
+
+const char *cox_site_list(char list[COX_SITE_LIST_BYTES])
+{
+    size_t n = 0;
+    for (int i = 0; i < COX_N_SITES; i++)
+        n += (size_t)snprintf(list + n, COX_SITE_LIST_BYTES - n, "%s%s", i ? ", " : "", site_names[i]);
+    return list;
+}
+
+cox_status cox_site_unknown(const char *where, const char *name)
+{
+    char list[COX_SITE_LIST_BYTES];
+    cox_nearest nearest = cox_nearest_to(name, strlen(name));
+    cox_nearest_offer_all(&nearest, site_names, COX_N_SITES);
+    return cox_fail(COX_INVALID, "%s: unknown site \"%.100s\"; the sites are %s%s", where, name,
+                    cox_site_list(list), nearest.hint);
 }
 
 cox_status cox__check_finite(const char *where, const float *data, int32_t n)
@@ -124,7 +142,8 @@ static cox_status read_place(const json_t *entry, const char *where, cox_vector 
     if (status != COX_OK) return status;
     if (site) vector->site = cox_site_find(site);
     if (site && vector->site == COX_SITE_UNSTATED) {
-        return cox_fail(COX_BAD_FILE, "%s: unknown site \"%.100s\"", where, site);
+        cox_site_unknown(where, site);
+        return COX_BAD_FILE;
     }
     vector->layer = (int32_t)layer;
     vector->expert = (int32_t)expert;

@@ -33,6 +33,11 @@ typedef enum cox_site {
 const char *cox_site_name(cox_site site);
 /* COX_SITE_UNSTATED when there is none of that name. */
 cox_site cox_site_find(const char *name);
+/* [out] list: all names, with commas between; returns it. */
+enum { COX_SITE_LIST_BYTES = 128 };
+const char *cox_site_list(char list[COX_SITE_LIST_BYTES]);
+/* INVALID, "WHERE: unknown site ...", with all names and the nearest one. */
+cox_status cox_site_unknown(const char *where, const char *name);
 
 typedef struct cox_vector {
     const char *name; /* the tensor's */

@@ -6,7 +6,23 @@ ask=(--prompt "What is a kite?" --max-tokens 4)
 
 refuses 2 "no command"
 refuses 2 "\"chat\" is not a command" chat
-refuses 2 "unknown option --modle" generate --modle "$model"
+refuses 2 "unknown option --modle; did you mean \"--model\"" generate --modle "$model"
+refuses 2 "--max_tokens; did you mean \"--max-tokens\"" batch --max_tokens 3
+refuses 2 "\"genrate\" is not a command.*did you mean \"generate\"" genrate
+refuses 2 "did you mean \"show\"" vector shwo
+refuses 2 "did you mean \"check\"" plan chek
+refuses 2 "unknown option --modle.*did you mean \"--model\"" plan check --modle x y
+refuses 2 "did you mean \"workers\"" inspect --model "$model" --experts-on worker
+refuses 2 "unknown site \"resid_psot\".*did you mean \"resid_post\"" direction --model "$model" --a x --b y --output z \
+    --site resid_psot
+for slip in '"site":"resid_psot","op":"scale","factor":1' '"site":"resid_post","op":"scael","factor":1' \
+    '"site":"resid_post","op":"scale","factro":1'; do
+    echo '{"interventions":[{'"$slip"',"layer":0}]}' > "$work/slip.json"
+    refuses "2|4" "did you mean \"(resid_post|scale|factor)\"" generate --model "$model" --prompt x --steer "$work/slip.json"
+done
+echo '{"custom_id":"1","url":"/v1/completions","body":{"prompt":"kite","max-token":1}}' > "$work/slip.jsonl"
+refuses 2 "unknown key \"max-token\".*did you mean \"max_tokens\"" batch --model "$model" --input "$work/slip.jsonl" \
+    --output "$work/slip.out"
 refuses 2 "--model DIR is missing" generate "${ask[@]}"
 refuses 2 "--prompt TEXT or --prompt-file FILE is missing" generate --model "$model"
 refuses 2 "--max-tokens -1: outside" generate --model "$model" "${ask[@]:0:2}" --max-tokens -1
@@ -97,7 +113,6 @@ check "--raw needs no template" "$coxswain" generate --model "$plain" "${ask[@]}
 # Ranks
 refuses 2 "coordinators" generate --model "$model" "${ask[@]}" --ranks 2 --coordinators 3
 refuses 2 "experts" generate --model "$model" "${ask[@]}" --ranks 2 --coordinators 2
-refuses 2 "more|experts" logits --model $tiny --tokens "1,2" --output "$work/l.safetensors" --ranks 6
 refuses 2 "self" generate --model "$model" "${ask[@]}" --ranks 2 --exchange self
 refuses 3 "nowhere.json" generate --model "$model" "${ask[@]}" --ranks 2 --placement "$work/nowhere.json"
 echo '{"n_experts": 4' > "$work/placement.json"
@@ -131,8 +146,10 @@ for changed in tokenizer.json generation_config.json model.safetensors; do
     case $changed in model*) what=weights ;; *) what="tokenizer, chat template or generation_config.json" ;; esac
     together 4 "rank 1 sees .*$what" "$work/copy"
 done
+refuses 3 "^coxswain sweep: rank 0 on [^ :]*: nowhere.json" sweep --model "$model" --grid nowhere.json --a "$work/requests.jsonl" \
+    --b "$work/requests.jsonl" --rules "$model/rules.json" --output "$work/sweep" --ranks 3
 began=$SECONDS
-refuses 2 "500|experts" generate --model "$model" "${ask[@]}" --ranks 500
+refuses 2 "499 ranks for the 96 experts of all layers: give at most 96" generate --model "$model" "${ask[@]}" --ranks 500
 check "too many ranks are refused before they start" test $((SECONDS - began)) -le 3
 checks=$((checks + 1))
 timeout 10 "${mpi[@]}" -n 2 "$coxswain" generate --model "$model" "${ask[@]}" --ranks 3 > "$work/out" 2> "$work/err"

@@ -14,6 +14,13 @@ vocabulary=$("$coxswain" inspect --model "$model" --json | sed -n 's/.*"vocab_si
 check "the header tells the shape" grep -aq "\"shape\":\[8,$vocabulary\]" "$work/one.safetensors"
 header=$(od -An -t u8 -N 8 "$work/one.safetensors" | tr -d ' ')
 check "the file has its size" test "$(stat -c %s "$work/one.safetensors")" = $((8 + header + 8 * vocabulary * 4 + 8 * 4))
+# More ranks than experts of a layer: some wait in each layer, and that is said once.
+tiny=tests/golden/models/olmoe-plain-f32
+"$coxswain" logits --model $tiny --tokens "1,2,3,4,5,6,7" --output "$work/tiny1.safetensors"
+"$coxswain" logits --model $tiny --tokens "1,2,3,4,5,6,7" --output "$work/tiny6.safetensors" --ranks 6 2> "$work/err.txt"
+check "five ranks for four experts" test $? = 0
+check "gives the same bytes" cmp "$work/tiny1.safetensors" "$work/tiny6.safetensors"
+check "says who waits" test "$(grep -c '^warning: 5 ranks for the 4 experts of a layer' "$work/err.txt")" = 1
 echo "$ids" > "$work/ids.txt"
 "$coxswain" logits --model "$model" --tokens-file "$work/ids.txt" --output "$work/file.safetensors"
 check "ids from a file" cmp "$work/one.safetensors" "$work/file.safetensors"

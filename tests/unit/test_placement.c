@@ -42,7 +42,27 @@ static void test_round_robin(void **state)
         assert_int_equal(total, 8);
     }
     cox_placement_destroy(p);
-    assert_int_equal(cox_placement_round_robin(&p, 3, is_moe, 2, ranks, 3), COX_INVALID);
+}
+
+/* More ranks than experts of a layer: the experts of all layers in a row, and more than these are refused. */
+static void test_few_experts(void **state)
+{
+    (void)state;
+    const uint8_t is_moe[] = {0, 1, 1};
+    cox_placement *p = NULL;
+    assert_int_equal(cox_placement_round_robin(&p, 3, is_moe, 2, ranks, 3), COX_OK);
+    const int32_t seats[2][2] = {{0, 1}, {2, 0}};
+    for (int32_t m = 0; m < 2; m++) {
+        for (int32_t e = 0; e < 2; e++) {
+            cox_local_expert local;
+            const int32_t *hosts = NULL;
+            assert_int_equal(cox_placement_hosts(p, m + 1, (cox_expert_id){e}, &hosts), 1);
+            assert_int_equal(cox_placement_seat(p, m + 1, (cox_expert_id){e}, 0, &local), seats[m][e]);
+        }
+    }
+    cox_placement_destroy(p);
+    assert_int_equal(cox_placement_round_robin(&p, 2, is_moe, 2, ranks, 3), COX_INVALID);
+    assert_non_null(strstr(cox_status_message(), "at most 2 ranks"));
 }
 
 static cox_status parse(cox_placement **p, const char *text)
@@ -113,6 +133,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_robin),
+        cmocka_unit_test(test_few_experts),
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_bad_files),
     };

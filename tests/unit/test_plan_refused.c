@@ -155,7 +155,7 @@ static const refusal refusals[] = {
     {POST ", 'op': 'add', 'vector': 'pre.safetensors', 'vector_site': 'attn_out'",
      "made at resid_pre, not attn_out"},
     {POST ", 'op': 'add', 'vector': 'pre.safetensors', 'vector_site': 'nowhere'",
-     "unknown vector_site \"nowhere\""},
+     "key \"vector_site\": unknown site \"nowhere\""},
     {"'layer': 1, 'op': 'add', 'vector': 'other-model.safetensors'",
      "made for another model (fingerprint bbbb"},
     {"'layer': 1, 'op': 'add', 'vector': 'other-tokenizer.safetensors'",

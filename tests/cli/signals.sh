@@ -1,0 +1,100 @@
+# Ctrl-C does what SIGTERM does: batch, generate and sweep end soon with exit code 75 and one sentence, whoever started
+# the ranks and whatever they wait for; a second one ends them at once; what mpirun says of it is not shown.
+# shellcheck source=tests/cli/lib.sh
+source tests/cli/lib.sh
+for i in $(seq 300); do
+    echo '{"custom_id":"'"$i"'","url":"/v1/completions","body":{"prompt":"kite '"$i"'","max_tokens":480,"ignore_eos":true}}'
+done > "$work/in.jsonl"
+batch=(batch --model "$model" --input "$work/in.jsonl" --output "$work/out.jsonl" --force)
+generate=(generate --model "$model" --raw --ignore-eos --max-tokens 490 --prompt "$work" --prompt kite --prompt hat)
+mkfifo "$work/silent"
+exec 7<> "$work/silent" # a writer that writes nothing
+
+# begin FILE ARGUMENTS...: in the background as $job, in a process group of its own and, as a terminal's command, not deaf
+# to SIGINT; until FILE is there ("": at once).
+begin() {
+    local file=$1
+    shift
+    [ -z "$file" ] || rm -f "$file"
+    setsid env --default-signal=INT "$coxswain" "$@" > "$work/out.txt" 2> "$work/err.txt" < "$work/silent" &
+    job=$!
+    for _ in $(seq 500); do
+        if [ -z "$file" ] || [ -s "$file" ] || { [ -e "$file" ] && [ "$file" != "$work/out.txt" ]; }; then break; fi
+        sleep 0.02
+    done
+}
+
+# ends DESCRIPTION PATTERN: $job ends with 75 and says this, once, and nothing else that is no line of progress.
+ends() {
+    local code=0
+    for _ in $(seq 300); do
+        kill -0 "$job" 2> /dev/null || break
+        sleep 0.05
+    done
+    kill -0 "$job" 2> /dev/null && kill -KILL "$job"
+    wait "$job" || code=$?
+    check "$1: exit code $code is 75" test "$code" = 75
+    grep -v '^batch: \|^sweep: ' "$work/err.txt" > "$work/said.txt"
+    check "$1: one sentence: $(cat "$work/said.txt")" test "$(wc -l < "$work/said.txt")" = 1
+    check "$1: it is /$2/" grep -Eq "^coxswain[a-z ]*: $2" "$work/said.txt"
+    for _ in $(seq 60); do
+        [ -z "$(pgrep -f "$work")" ] && break
+        sleep 0.1
+    done
+    check "$1: no rank is left" test -z "$(pgrep -f "$work")"
+}
+
+for ranks in 1 3; do
+    begin "$work/out.jsonl" "${batch[@]}" --ranks $ranks --drain-time 0
+    kill -INT -- -$job # to mpirun too, as from a terminal
+    ends "SIGINT to batch on $ranks" "stopped by a signal with .*the same command goes on"
+    for signal in INT TERM; do
+        begin "$work/out.txt" "${generate[@]}" --ranks $ranks
+        kill -$signal $job
+        ends "$signal to generate on $ranks" "stopped by a signal after [0-2] of 3 answers"
+        check "generate's line is ended" test "$(tail -c 1 "$work/out.txt" | od -An -c | tr -d ' ')" = '\n'
+    done
+    begin "$work/out.jsonl" "${batch[@]}" --ranks $ranks --drain-time 600
+    sleep 1 # requests are read
+    kill -INT $job
+    sleep 0.7
+    kill -INT $job
+    ends "two signals to batch on $ranks" "ended at once"
+    begin "$work/out.jsonl" batch --model "$model" --input - --output "$work/out.jsonl" --force --ranks $ranks
+    sleep 0.5
+    kill -TERM $job
+    ends "batch waiting for input on $ranks" "stopped by a signal"
+done
+begin "" generate --model "$model" --prompt-file - --prompt-file "$work/in.jsonl"
+sleep 2
+kill -INT $job
+ends "generate waiting for its prompt" "stopped by a signal while reading -"
+
+# An mpirun that crashes when it is asked to end, as Open MPI's may; what ranks say stays.
+mkdir "$work/bin"
+cat > "$work/bin/mpirun" << EOF
+#!/bin/bash
+trap 'echo "mpirun: Forwarding signal 10 to job" >&2' USR1
+trap 'for i in 1 2; do echo "[host:\$\$] *** Process received signal ***"; done >&2; exit 139' TERM
+echo "[host:1] rank 0 speaks" >&2
+touch "$work/started"
+while :; do sleep 0.1; done
+EOF
+chmod +x "$work/bin/mpirun"
+PATH=$work/bin:$PATH begin "$work/started" "${generate[@]}" --ranks 2
+kill -TERM $job
+sleep 0.7
+kill -TERM $job
+sleep 0.3
+check "what a rank says is shown" grep -q "rank 0 speaks" "$work/err.txt"
+sed -i '/rank 0 speaks/d' "$work/err.txt"
+ends "two signals to an mpirun that crashes" "ended at once"
+
+# Every line failed.
+printf 'no request\n{"custom_id":"a","url":"/v1/completions","body":{"prompt":"kite","tools":[1]}}\n' > "$work/bad.jsonl"
+for ranks in 1 2 2; do # the third one has nothing to do
+    "$coxswain" batch --model "$model" --input "$work/bad.jsonl" --output "$work/bad.out" --ranks $ranks 2> "$work/err.txt"
+    check "all lines failed on $ranks: exit code" test $? = 2
+    check "and the first reason" grep -q "every request failed.*reason: line 1: not valid JSON" "$work/err.txt"
+done
+finish
