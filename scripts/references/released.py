@@ -87,6 +87,8 @@ def answer(tokenizer, body, encode):
     except TemplateError as error:
         kind = "raises" if type(error) is TemplateError else "fails"
         return kind, {"error": {"code": kind, "message": "the template says: " + str(error)}}
+    except RecursionError:  # Python adds where it noticed
+        return "fails", {"error": {"code": "fails", "message": "RecursionError: maximum recursion depth exceeded"}}
     except Exception as error:
         kind = "refused" if not body["messages"] else "fails"
         return kind, {"error": {"code": kind, "message": f"{type(error).__name__}: {error}"}}

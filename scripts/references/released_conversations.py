@@ -34,6 +34,7 @@ SEARCH = tool("search", "Looks\nfor things.", {
     "weight": {"type": "number", "default": 0.1, "exclusiveMinimum": -1e-07},
 })
 NOTHING = tool("now", "The time.", {})
+LAMP = tool("lamp", "Switches a lamp.", {"room": {"type": "string", "description": "Which"}, "level": {"type": "integer", "description": "How much"}}, ["room"])
 TOOLS = [WEATHER, SEARCH, NOTHING]
 
 ODD = "naïve 你好 🙂 👩‍👩‍👧‍👦 e\u0301 \u0928\u093f ﷽ שלום \u202eabc\u202c \u2028\u2029\u00a0\u200b\ufeff x"
@@ -84,6 +85,12 @@ CONVERSATIONS = [
         U("Bern?"), A("", reasoning_content="I should look.", tool_calls=[call("get_weather", {"place": "Bern"})]),
         message("tool", "wet", name="get_weather", tool_call_id="call00001")], "tools": [WEATHER]}),
     ("a call without tools", {"messages": [U("Now?"), A("", tool_calls=[call("now", {})]), message("tool", "noon", name="now", tool_call_id="call00001")]}),
+    ("plain tools", {"messages": [S("Be brief."), U("Which lamp?"), A("A red one."), U(ODD)], "tools": [LAMP]}),
+    ("a plain call and its result", {"messages": [
+        U("Switch it on."), A("", tool_calls=[call("lamp", {"room": "hall", "level": 3})]),
+        message("tool", "on", name="lamp", tool_call_id="call00001"), A("It is on."), U("Thanks")], "tools": [LAMP]}),
+    ("functions in words", {"messages": [S("Be brief."), U("Switch it on."), A("", tool_calls=[call("lamp", {"room": "hall"})]),
+        message("tool", "on", name="lamp")], "chat_template_kwargs": {"functions": "lamp(room)", "datetime": "noon"}}),
     ("documents", {"messages": [U("What do they say?")], "documents": [{"title": "A", "text": "Lamps <shine>."}, {"title": "B", "text": "Ünïcode."}]}),
     # --- What transformers does to messages before a template sees them: drops nulls, gives thoughts their other names.
     ("content is null", {"messages": [U("Now?"), A(None, tool_calls=[call("now", {})], refusal=None), message("tool", "noon", tool_call_id="call00001"), A("Noon.", tool_calls=None), U("Ok")]}),
