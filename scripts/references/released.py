@@ -137,11 +137,12 @@ def count(folder, source):
     biases = sum(n for name, n in experts.items() if name.endswith("bias"))
     n_experts, top_k = (getattr(made, k, None) for k in ("num_local_experts", "num_experts_per_tok"))
     n_experts = n_experts or made.num_experts
+    vectors = sum(p.numel() for n, p in own.items() if p.dim() == 1)
     expert_bytes = (in_experts - biases) * 17 // 32 + 2 * biases if is_mxfp4 else 2 * in_experts
     return {"config": source, "sha256": hashlib.sha256((folder / source).read_bytes()).hexdigest(), "family": made.model_type,
             "n_layers": made.num_hidden_layers, "n_experts": n_experts, "top_k": top_k, "vocab_size": made.vocab_size,
             "parameters": total, "active_parameters": total - in_experts + in_experts * top_k // n_experts,
-            "tensor_bytes": 2 * (total - in_experts) + expert_bytes, "expert_bytes": expert_bytes, "expert_bias_bytes": 2 * biases}
+            "tensor_bytes": 2 * (total - in_experts) + expert_bytes, "expert_bytes": expert_bytes, "expert_bias_bytes": 2 * biases, "vector_bytes": 2 * vectors}
 
 
 def configs(folder):
@@ -154,7 +155,8 @@ def configs(folder):
         if config["model_type"] in FAMILIES and method in (None, "mxfp4"):
             counted.append(count(folder, source))
         else:
-            refused.append({"config": source, "names": [n for n in (method, config["model_type"]) if n]})
+            refused.append({"config": source, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                            "names": [method] if config["model_type"] in FAMILIES else [n for n in (method, config["model_type"]) if n]})
     return {"counted": counted, "refused": refused}
 
 
