@@ -211,19 +211,7 @@ static cox_status read_rope(const cox__config *config, cox_model *m)
     return COX_OK;
 }
 
-/* [out] the ids of `key`, or of the default where the key is absent (null: none). */
-static cox_status read_ids(const cox__config *config, const char *key, int32_t missing, int32_t *ids,
-                           int32_t max, int32_t *n)
-{
-    *n = 0;
-    if (missing >= 0 && !cox__config_is_null(config, key)) {
-        ids[0] = missing;
-        *n = 1;
-    }
-    return cox__config_ids(config, key, ids, max, n);
-}
-
-/* Ids that a file names must be in the vocabulary; a family's default need not be. */
+/* Ids that a file names must be in the vocabulary. */
 static cox_status check_ids(const cox__config *config, const char *key, const int32_t *ids, int32_t n,
                             int32_t vocab_size)
 {
@@ -237,16 +225,16 @@ static cox_status check_ids(const cox__config *config, const char *key, const in
 
 enum { MAX_EOS = sizeof((cox_model *)0)->eos_ids / sizeof(int32_t) };
 
+/* generate() of transformers knows only what the file says: no default of the config classes counts here. */
 static cox_status read_special_tokens(const cox__config *config, cox_model *m)
 {
-    const cox__defaults *defaults = &m->family->defaults;
-    int32_t bos[1], n_bos;
-    cox_status status = read_ids(config, "bos_token_id", defaults->bos_id, bos, 1, &n_bos);
-    m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
+    int32_t bos[1] = {-1}, n_bos = 0;
+    m->n_eos = 0;
+    cox_status status = cox__config_ids(config, "bos_token_id", bos, 1, &n_bos);
+    if (status == COX_OK) status = cox__config_ids(config, "eos_token_id", m->eos_ids, MAX_EOS, &m->n_eos);
     if (status == COX_OK) status = check_ids(config, "bos_token_id", bos, n_bos, m->vocab_size);
-    if (status == COX_OK)
-        status = read_ids(config, "eos_token_id", defaults->eos_id, m->eos_ids, MAX_EOS, &m->n_eos);
     if (status == COX_OK) status = check_ids(config, "eos_token_id", m->eos_ids, m->n_eos, m->vocab_size);
+    m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
     return status;
 }
 
@@ -274,33 +262,8 @@ cox_status cox__model_configure(const cox__config *config, cox_model *model, cox
     return status == COX_OK ? read_special_tokens(config, model) : status;
 }
 
-/* An id that nothing can have never ends a generation, and no text begins with it. */
-static void drop_unknown_ids(cox_model *model)
-{
-    if (model->bos_id >= model->vocab_size) model->bos_id = -1;
-    int32_t n = 0;
-    for (int32_t i = 0; i < model->n_eos; i++) {
-        if (model->eos_ids[i] < model->vocab_size) model->eos_ids[n++] = model->eos_ids[i];
-    }
-    model->n_eos = n;
-}
-
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model)
 {
-    if (!generation->object) {
-        drop_unknown_ids(model);
-        return COX_OK;
-    }
     /* Where there is this file, config.json has no say, and what is left out or null is none. */
-    int32_t bos[1] = {-1}, n_bos = 0;
-    model->n_eos = 0;
-    cox_status status = cox__config_ids(generation, "bos_token_id", bos, 1, &n_bos);
-    if (status == COX_OK)
-        status = cox__config_ids(generation, "eos_token_id", model->eos_ids, MAX_EOS, &model->n_eos);
-    if (status == COX_OK) status = check_ids(generation, "bos_token_id", bos, n_bos, model->vocab_size);
-    if (status == COX_OK)
-        status = check_ids(generation, "eos_token_id", model->eos_ids, model->n_eos, model->vocab_size);
-    if (status != COX_OK) return status;
-    model->bos_id = n_bos ? bos[0] : -1;
-    return COX_OK;
+    return generation->object ? read_special_tokens(generation, model) : COX_OK;
 }

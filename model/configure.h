@@ -15,8 +15,8 @@ typedef struct cox__config_flags {
 cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags);
 
 /* generation_config.json, where there is one, says alone which ids begin and end a text (one beyond the
- * vocabulary is an error); config.json's are then forgotten. Without it (generation->object NULL) a family's
- * own defaults that are beyond the vocabulary are dropped. Errors: BAD_FILE, UNSUPPORTED. */
+ * vocabulary is an error); config.json's are then forgotten. Without it (generation->object NULL) nothing
+ * changes. Errors: BAD_FILE, UNSUPPORTED. */
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model);
 
 #endif
