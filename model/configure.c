@@ -197,18 +197,6 @@ static cox_status read_rope(const cox__config *config, cox_model *m)
     return COX_OK;
 }
 
-/* [out] the ids of `key`, or of the default where the key is absent (null: none). */
-static cox_status read_ids(const cox__config *config, const char *key, int32_t missing, int32_t *ids,
-                           int32_t max, int32_t *n)
-{
-    *n = 0;
-    if (missing >= 0 && !cox__config_is_null(config, key)) {
-        ids[0] = missing;
-        *n = 1;
-    }
-    return cox__config_ids(config, key, ids, max, n);
-}
-
 /* transformers does not mind an id beyond the vocabulary: the model can never choose it. Nor do we, but
  * whoever generates text is told. */
 static cox_status note_eos(const cox__config *config, cox_model *m)
@@ -229,17 +217,32 @@ static cox_status note_eos(const cox__config *config, cox_model *m)
     return m->eos_note ? COX_OK : COX_NO_MEMORY;
 }
 
+/* An id that nothing can have never ends a generation, and no text begins with it. */
+static void drop_unknown_ids(cox_model *model)
+{
+    if (model->bos_id >= model->vocab_size) model->bos_id = -1;
+    int32_t n = 0;
+    for (int32_t i = 0; i < model->n_eos; i++) {
+        if (model->eos_ids[i] >= 0 && model->eos_ids[i] < model->vocab_size)
+            model->eos_ids[n++] = model->eos_ids[i];
+    }
+    model->n_eos = n;
+}
+
 enum { MAX_EOS = sizeof((cox_model *)0)->eos_ids / sizeof(int32_t) };
 
+/* generate() of transformers knows only what the file says: no default of the config classes counts here. */
 static cox_status read_special_tokens(const cox__config *config, cox_model *m)
 {
-    const cox__defaults *defaults = &m->family->defaults;
-    int32_t bos[1], n_bos;
-    cox_status status = read_ids(config, "bos_token_id", defaults->bos_id, bos, 1, &n_bos);
+    int32_t bos[1] = {-1}, n_bos = 0;
+    m->n_eos = 0;
+    m->eos_note = NULL;
+    cox_status status = cox__config_ids(config, "bos_token_id", bos, 1, &n_bos);
+    if (status == COX_OK) status = cox__config_ids(config, "eos_token_id", m->eos_ids, MAX_EOS, &m->n_eos);
     m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
-    if (status == COX_OK)
-        status = read_ids(config, "eos_token_id", defaults->eos_id, m->eos_ids, MAX_EOS, &m->n_eos);
-    return status == COX_OK ? note_eos(config, m) : status;
+    if (status == COX_OK) status = note_eos(config, m);
+    if (status == COX_OK) drop_unknown_ids(m);
+    return status;
 }
 
 cox_status cox__model_identify(const cox__config *config, cox_model *model, cox__config_flags *flags)
@@ -271,34 +274,8 @@ cox_status cox__model_configure(const cox__config *config, cox_model *model, cox
     return status == COX_OK ? read_special_tokens(config, model) : status;
 }
 
-/* An id that nothing can have never ends a generation, and no text begins with it. */
-static void drop_unknown_ids(cox_model *model)
-{
-    if (model->bos_id >= model->vocab_size) model->bos_id = -1;
-    int32_t n = 0;
-    for (int32_t i = 0; i < model->n_eos; i++) {
-        if (model->eos_ids[i] >= 0 && model->eos_ids[i] < model->vocab_size)
-            model->eos_ids[n++] = model->eos_ids[i];
-    }
-    model->n_eos = n;
-}
-
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model)
 {
-    if (!generation->object) {
-        drop_unknown_ids(model);
-        return COX_OK;
-    }
     /* Where there is this file, config.json has no say, and what is left out or null is none. */
-    int32_t bos[1] = {-1}, n_bos = 0;
-    model->n_eos = 0;
-    cox_status status = cox__config_ids(generation, "bos_token_id", bos, 1, &n_bos);
-    if (status == COX_OK)
-        status = cox__config_ids(generation, "eos_token_id", model->eos_ids, MAX_EOS, &model->n_eos);
-    model->eos_note = NULL; /* config.json's does not count */
-    if (status == COX_OK) status = note_eos(generation, model);
-    if (status != COX_OK) return status;
-    model->bos_id = n_bos ? bos[0] : -1;
-    drop_unknown_ids(model);
-    return COX_OK;
+    return generation->object ? read_special_tokens(generation, model) : COX_OK;
 }

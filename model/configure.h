@@ -19,8 +19,8 @@ cox_status cox__model_identify(const cox__config *config, cox_model *model, cox_
 cox_status cox__model_configure(const cox__config *config, cox_model *model, cox__config_flags *flags);
 
 /* generation_config.json, where there is one, says alone which ids begin and end a text; config.json's are
- * then forgotten. Those beyond the vocabulary are dropped (model->eos_note tells, unless they are a family's
- * own defaults). generation->object may be NULL. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
+ * then forgotten. Those beyond the vocabulary are dropped (model->eos_note tells). generation->object may be
+ * NULL: nothing changes. Errors: BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 cox_status cox__model_configure_generation(const cox__config *generation, cox_model *model);
 
 #endif

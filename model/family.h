@@ -97,7 +97,6 @@ typedef struct cox__defaults {
     int32_t head_dim; /* 0: d_model / n_heads */
     double rms_eps;
     bool has_attention_bias;
-    int32_t eos_id, bos_id; /* -1: none */
     cox__rope_params rope;
 } cox__defaults;
 

@@ -82,8 +82,6 @@ const cox_family cox__family_gpt_oss = {
                  .d_expert = 2880,
                  .rms_eps = 1e-5,
                  .has_attention_bias = true,
-                 .eos_id = -1,
-                 .bos_id = -1,
                  .rope = {.type = COX__ROPE_YARN,
                           .theta = 150000,
                           .factor = 32,

@@ -36,8 +36,6 @@ const cox_family cox__family_mixtral = {
                  .top_k = 2,
                  .d_expert = 14336,
                  .rms_eps = 1e-5,
-                 .eos_id = 2,
-                 .bos_id = 1,
                  .rope = {.theta = 1000000}},
     .n_experts_key = "num_local_experts",
     .n_experts_alias = "num_experts",

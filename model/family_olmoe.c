@@ -45,8 +45,6 @@ const cox_family cox__family_olmoe = {
                  .top_k = 8,
                  .d_expert = 2048,
                  .rms_eps = 1e-5,
-                 .eos_id = 50279,
-                 .bos_id = -1,
                  .rope = {.theta = 10000}},
     .n_experts_key = "num_experts",
     .n_experts_alias = "num_local_experts",

@@ -67,8 +67,6 @@ const cox_family cox__family_qwen3_moe = {
                  .top_k = 8,
                  .d_expert = 768,
                  .rms_eps = 1e-6,
-                 .eos_id = -1,
-                 .bos_id = -1,
                  .rope = {.theta = 10000}},
     .n_experts_key = "num_experts",
     .n_experts_alias = "num_local_experts",

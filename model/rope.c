@@ -115,8 +115,6 @@ cox_status cox__rope_read(const cox__config *config, const cox__rope_params *mis
     if (cox__config_is_truthy(config, "rope_scaling"))
         status = cox__config_object(config, "rope_scaling", arena, &scaling);
     if (status == COX_OK) status = cox__config_object(config, "rope_parameters", arena, &parameters);
-    double theta = missing->theta;
-    if (status == COX_OK) status = cox__config_number(config, "rope_theta", 1.001, 1e15, &theta);
     if (status != COX_OK) return status;
     /* An empty rope_scaling counts as absent, an empty rope_parameters does not. */
     const cox__config *dict = json_object_size(scaling.object) > 0 ? &scaling : &parameters;
@@ -129,7 +127,10 @@ cox_status cox__rope_read(const cox__config *config, const cox__rope_params *mis
                                .attention_factor = -1,
                                .truncate = true};
     }
-    p.theta = theta;
+    p.theta = missing->theta;
+    if (!dict->object || !cox__config_has(dict, "rope_theta")) /* what the dictionary says wins */
+        status = cox__config_number(config, "rope_theta", 1.001, 1e15, &p.theta);
+    if (status != COX_OK) return status;
     if (dict->object)
         status = read_dict(config, dict, max_positions, &p);
     else if (p.type != COX__ROPE_DEFAULT)

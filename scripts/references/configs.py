@@ -110,7 +110,7 @@ CASES = {
 }
 
 
-def rows(config, model):
+def rows(config, model, text):
     layers = model.model.layers
     sample = next((layer.mlp for layer in layers if hasattr(layer.mlp, "experts")), None)
     attention = layers[0].self_attn
@@ -132,8 +132,9 @@ def rows(config, model):
         "normalize": bool(getattr(config, "norm_topk_prob", True)),
         "is_moe": [hasattr(layer.mlp, "experts") for layer in layers],
         "windows": [window(config, layer) for layer in layers],
-        "eos": config.eos_token_id,
-        "bos": config.bos_token_id,
+        # generate() takes them from the file, not from the class: what is absent there is none
+        "eos": text.get("eos_token_id"),
+        "bos": text.get("bos_token_id"),
         "inv_freq_bits": rope.inv_freq.view(torch.int32).tolist(),
         "attention_factor": rope.attention_scaling,
     }
@@ -148,13 +149,13 @@ def window(config, layer):
     return config.sliding_window or 0
 
 
-def resolve(config):
+def resolve(config, text):
     small = dict(vocab_size=config.vocab_size)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert model.config.vocab_size == small["vocab_size"]
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # off the meta device
-    return rows(config, model)
+    return rows(config, model, text)
 
 
 def main():
@@ -163,13 +164,14 @@ def main():
         if (folder / "config.json").exists():
             config = AutoConfig.from_pretrained(folder)
             config.quantization_config = None
-            cases.append({"name": folder.name, "folder": str(folder.relative_to(ROOT)), "wanted": resolve(config)})
+            wanted = resolve(config, json.loads((folder / "config.json").read_text()))
+            cases.append({"name": folder.name, "folder": str(folder.relative_to(ROOT)), "wanted": wanted})
     for name, text in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             (pathlib.Path(folder) / "config.json").write_text(json.dumps(text))
             try:
                 config = AutoConfig.from_pretrained(folder)
-                cases.append({"name": name, "config": text, "wanted": resolve(config)})
+                cases.append({"name": name, "config": text, "wanted": resolve(config, text)})
             except Exception as error:  # say which case transformers itself refuses
                 sys.exit(f"{name}: {error}")
     lines = ",\n".join(json.dumps(case) for case in cases)
