@@ -108,7 +108,7 @@ static cox_status check_logit_bias(const cox_options *options)
     if (!request) return options->logit_bias ? COX_NO_MEMORY : COX_OK;
     cox_status status = read_logit_bias(options, request->sampling);
     cox_request_destroy(request);
-    return status;
+    return status == COX_BAD_FILE ? COX_INVALID : status; /* it is an option, not a file */
 }
 
 static cox_status check(const cox_options *options)

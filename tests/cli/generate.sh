@@ -31,6 +31,17 @@ check "an option given twice is refused" test $? = 2
 "$coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 30 --ignore-eos > "$work/greedy.txt"
 check "top-k 1 is greedy" cmp "$work/top1.txt" "$work/greedy.txt"
 
+# Bias and penalties, greedy too.
+first=$(head -c 200 "$work/greedy.txt" | "$coxswain" tokenize --model "$model" | tr -d '[]' | cut -d , -f 1)
+"$coxswain" generate "${sample[@]:0:6}" --logit-bias "{\"$first\": -100}" > "$work/biased.txt"
+check "a token with bias -100 is not the first" test "$(head -c 3 "$work/biased.txt")" != "$(head -c 3 "$work/greedy.txt")"
+"$coxswain" generate "${sample[@]:0:6}" --presence-penalty 2 --frequency-penalty 2 --ignore-eos --max-tokens 40 > "$work/penalised.txt"
+"$coxswain" generate "${sample[@]:0:6}" --ignore-eos --max-tokens 40 > "$work/plain.txt"
+check "penalties change a text that repeats itself" test "$(cmp -s "$work/penalised.txt" "$work/plain.txt"; echo $?)" = 1
+refuses 2 '"x" is not a token id' generate "${sample[@]:0:6}" --logit-bias '{"x": 1}'
+refuses 2 "logit-bias: not valid JSON" generate "${sample[@]:0:6}" --logit-bias '{'
+refuses 2 "presence-penalty.*-2 to 2" generate "${sample[@]:0:6}" --presence-penalty 3
+
 # Stop strings: cut the greedy text at a place within a word, so that the stop string spans tokens.
 one=(--model "$model" --progress none --prompt "How do I make a blue kite?" --max-tokens 40)
 "$coxswain" generate "${one[@]}" > "$work/whole.txt"
