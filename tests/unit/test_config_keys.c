@@ -3,6 +3,7 @@
  * done with it, tests/golden/config_keys.json (scripts/references/config_keys.py) holds what transformers
  * computes when it is changed, null or absent. A row without a case fails, as does a case without a row.
  */
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -89,7 +90,7 @@ static row *row_of(const char *key)
     for (int i = 0; i < n_rows; i++) {
         if (strcmp(rows[i].key, key) == 0) return &rows[i];
     }
-    fail_msg("docs/config-keys.md has no row of `%s`, but there is a case of it", key);
+    fail_msg("docs/config-keys.md has no row of `%s`", key);
     return NULL;
 }
 
@@ -433,6 +434,45 @@ static void test_rows(void **state)
     }
 }
 
+/* Every key that released configs of the families carry has a row of a verdict in its family. */
+static void check_released_keys(const char *path, const json_t *config)
+{
+    const char *type = json_string_value(json_object_get(config, "model_type")), *key;
+    int f = 0;
+    while (f < N_FAMILIES && (!type || strcmp(families[f], type) != 0)) f++;
+    json_t *value;
+    if (f == N_FAMILIES) return;
+    json_object_foreach((json_t *)config, key, value)
+    {
+        if (row_of(key)->verdicts[f] == NONE) fail_msg("%s: `%s` has no verdict in its row", path, key);
+    }
+    json_object_foreach(json_object_get(config, "rope_scaling"), key, value)
+    {
+        char name[128];
+        snprintf(name, sizeof name, "rope_parameters.%s", key);
+        row_of(name);
+    }
+}
+
+static void test_keys_of_released_configs(void **state)
+{
+    (void)state;
+    glob_t found = {0};
+    if (glob("../shared/released/*/config.json", 0, NULL, &found) != 0) {
+        printf("skip: there are no files of released models in ../shared/released\n");
+        skip();
+    }
+    glob("../shared/released/configs/*.json", GLOB_APPEND, NULL, &found);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        json_t *config = NULL;
+        if (cox_json_load_python_file(&config, found.gl_pathv[i]) != COX_OK)
+            fail_msg("%s", cox_status_message());
+        check_released_keys(found.gl_pathv[i], config);
+        json_decref(config);
+    }
+    globfree(&found);
+}
+
 static int open_all(void **state)
 {
     (void)state;
@@ -458,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_bases),
         cmocka_unit_test(test_cases),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_keys_of_released_configs),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
