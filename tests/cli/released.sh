@@ -11,7 +11,7 @@ skipped=0
 
 # --- Configs: foretold from headers alone, or refused by name.
 mkdir "$work/configs"
-foretold=0 refused=0
+foretold=0 refused=0 names=
 while read -r kind number name words; do
     folder=$work/configs/$kind$number
     case $kind in
@@ -21,7 +21,7 @@ while read -r kind number name words; do
             before=$failures
             check "$name is foretold from headers" timeout 20 "$coxswain" inspect --model "$folder" --ranks 8 --json > "$work/foretold.json"
             check "$name as transformers counts it" "$drivers/released_driver" foretold $golden/configs.json "$number" "$work/foretold.json"
-            [ "$failures" = "$before" ] && foretold=$((foretold + 1))
+            [ "$failures" = "$before" ] && { foretold=$((foretold + 1)); names+="$name "; }
             ;;
         refuse)
             before=$failures
@@ -34,7 +34,7 @@ done < <("$drivers/released_driver" configs $golden/configs.json "$released" "$w
 echo "configs: $foretold foretold, $refused refused by name"
 
 # --- Chats and templates.
-chats=0 templates=0 texts=0 ids=0 errors=0
+chats=0 templates=0 models= texts=0 ids=0 errors=0
 if python3 -c 'import jinja2' 2> /dev/null; then
     mkdir "$work/chats"
     while read -r kind number name; do
@@ -51,17 +51,27 @@ if python3 -c 'import jinja2' 2> /dev/null; then
         else
             read -r more_texts more_ids more_errors < "$work/counts"
             texts=$((texts + more_texts)) ids=$((ids + more_ids)) errors=$((errors + more_errors))
-            if [ ${#template[@]} = 0 ]; then chats=$((chats + 1)); else templates=$((templates + 1)); fi
+            if [ ${#template[@]} = 0 ]; then
+                check "$name: a dozen conversations' ids at least" test "$more_ids" -ge 12
+                chats=$((chats + 1)) models+="$name "
+            else
+                templates=$((templates + 1))
+            fi
         fi
     done < <("$drivers/released_driver" chats $golden/chats.json "$released" "$work/chats")
     echo "chats: $chats models and $templates templates; $texts texts, $ids of them with ids, and $errors errors"
-    check "four models' own chats at least" test $chats -ge 4
-    check "a dozen of each as ids" test $ids -ge 48
+    for name in gpt-oss-20b Mixtral-8x7B-Instruct Qwen3-30B-A3B Qwen3-Coder; do
+        check "chats of $name" grep -qF "$name " <<< "$models"
+    done
     check "35 templates at least" test $templates -ge 35
 else
     echo "skip: chats and templates, for want of python3 with jinja2 (Debian: python3-jinja2)"
 fi
 check "ten configs foretold at least" test $foretold -ge 10
+for name in gpt-oss-20b gpt-oss-120b Mixtral-8x7B-Instruct-v0.1 OLMoE-1B-7B-0924 OLMoE-1B-7B-0125-Instruct Qwen3-30B-A3B \
+    Qwen3-235B-A22B Qwen3-Coder-480B-A35B-Instruct; do
+    check "$name is foretold" grep -qF "$name/config.json " <<< "$names"
+done
 check "46 of other kinds refused at least" test $refused -ge 46
 echo "compared $((foretold + refused + texts + errors)), skipped $skipped"
 finish

@@ -26,6 +26,7 @@ GRID
 cat > "$work/in.jsonl" << 'LINES'
 {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "What is a lamp? 🙂"}]}}
 {"custom_id": "b", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1."}, {"role": "user", "content": "{{ two }}"}], "max_tokens": 3}}
+{"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "Light?"}], "tools": [{"type": "function", "function": {"name": "lamp", "description": "Switches it.", "parameters": {"type": "object", "properties": {"room": {"type": "string"}}}}}]}}
 LINES
 # run NAME FOLDER KEY=JSON...: the released files of FOLDER under a narrow config.
 run() {
@@ -45,7 +46,7 @@ run() {
     check "$name: an answer" grep -q '"n_completion_tokens":\|"completion_tokens":' "$work/$name.3"
     check "$name: with the same logits" test -n "$(digest "$work/$name.3")" -a "$(digest "$work/$name.1")" = "$(digest "$work/$name.3")"
     check "$name: batches" "$coxswain" batch --model "$model" --ranks 3 --input "$work/in.jsonl" --output "$work/$name.jsonl" --max-tokens 6
-    check "$name: both lines are answered" test "$(grep -c '"status_code":200' "$work/$name.jsonl")" = 2
+    check "$name: all lines are answered" test "$(grep -c '"status_code":200' "$work/$name.jsonl")" = 3
     study "$name" "$model"
     ran=$((ran + 1))
 }
