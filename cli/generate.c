@@ -46,6 +46,9 @@ typedef struct generate {
 
 static cox_status add_prompt(generate *g, const char *text, size_t n, const char *where)
 {
+    json_t *checked = json_stringn(text, n);
+    json_decref(checked);
+    if (!checked) return cox_fail(COX_INVALID, "%s: a prompt is not valid UTF-8", where);
     if (strlen(text) != n) return cox_fail(COX_INVALID, "%s: a prompt cannot hold a NUL byte", where);
     char **larger = realloc(g->prompts, (g->n + 1) * sizeof *larger);
     char *copy = strdup(text);

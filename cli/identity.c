@@ -102,7 +102,8 @@ static cox_status hash_more_templates(SHA2_CTX *sha, const char *folder)
 }
 
 /* The small files beside the weights that decide how text becomes tokens and where it ends. */
-static cox_status hash_texts(const char *folder, bool has_tokenizer, char digest[SHA256_DIGEST_STRING_LENGTH])
+static cox_status hash_texts(const char *folder, bool has_tokenizer, const char *template,
+                             char digest[SHA256_DIGEST_STRING_LENGTH])
 {
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                                         "chat_template.jinja", "generation_config.json"};
@@ -116,23 +117,25 @@ static cox_status hash_texts(const char *folder, bool has_tokenizer, char digest
         if (status != COX_OK && status != COX_NOT_FOUND) return status;
     }
     cox_status status = hash_more_templates(&sha, folder);
+    if (status == COX_OK && template && !cox_chat_template_is_built_in(template))
+        status = hash_file(&sha, template, NULL);
     SHA256End(&sha, digest);
-    return status;
+    return status == COX_NOT_FOUND ? COX_OK : status; /* who loads the template says so */
 }
 
 static cox_status add_texts(json_t *run, const char *folder)
 {
     char digest[SHA256_DIGEST_STRING_LENGTH];
-    cox_status status = hash_texts(folder, false, digest);
+    cox_status status = hash_texts(folder, false, NULL, digest);
     return status == COX_OK ? add(run, "model_settings", json_string(digest)) : status;
 }
 
-cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model)
+cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model, const char *template)
 {
     *identity = (cox_model_identity){0};
     memcpy(identity->fingerprint, model->fingerprint, sizeof identity->fingerprint);
     sample_weights(model, identity->weights);
-    return hash_texts(model->folder, true, identity->texts);
+    return hash_texts(model->folder, true, template, identity->texts);
 }
 
 /* All kernels but these give the same bits. */

@@ -25,7 +25,8 @@ cox_status cox_identity_add_prompting(json_t *run, const cox_options *options);
 typedef struct cox_model_identity {
     char fingerprint[65], weights[65], texts[65];
 } cox_model_identity;
-cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model);
+/* template: --template, a file of which counts too; or NULL. */
+cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model, const char *template);
 
 /* What requests that do not say otherwise are sampled with. Errors: NO_MEMORY. */
 cox_status cox_identity_add_sampling(json_t *run, const cox_options *options);

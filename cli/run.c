@@ -81,7 +81,8 @@ static cox_status compare_models(cox_run *run)
 {
     cox_model_identity mine, *all = NULL;
     size_t *offsets = NULL;
-    cox_status status = cox_run_agree(run, cox_identity_of_model(&mine, run->model));
+    cox_status status =
+        cox_run_agree(run, cox_identity_of_model(&mine, run->model, run->options->template_name));
     if (status != COX_OK) return status;
     status = cox_cluster_gather(run->cluster, &mine, sizeof mine, (void **)&all, &offsets);
     for (int32_t rank = 1; rank < run->layout.size && status == COX_OK && all; rank++) {

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -47,10 +48,12 @@ static cox_status gone(cox_chat_process *p, const char *why)
 
 /* An idle twin costs nothing and holds nothing of ours but its socket. It becomes Python when the first bytes
  * are there, and ends when there will be none. */
-static _Noreturn void wait_and_become(int socket, const char *python)
+static _Noreturn void wait_and_become(int socket, const char *python, pid_t parent)
 {
     static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
     sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* the socket's end would do, a little later */
+    if (getppid() != parent) _exit(0);
     sigemptyset(&none);
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -82,8 +85,9 @@ cox_status cox_chat_process_start(cox_chat_process **process, const char *python
     }
     p->python = python;
     p->socket = ends[0];
+    pid_t parent = getpid();
     p->pid = fork();
-    if (p->pid == 0) wait_and_become(ends[1], python);
+    if (p->pid == 0) wait_and_become(ends[1], python, parent);
     int reason = errno;
     close(ends[1]);
     if (p->pid < 0) {

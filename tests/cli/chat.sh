@@ -8,11 +8,10 @@ export COX_CHAT_TEST=$work # by which our processes are known
 
 # processes: of the program and of what it starts
 processes() {
-    local folder name
-    for folder in /proc/[0-9]*; do
-        name=$(cat "$folder/comm" 2> /dev/null) || continue
-        case $name in coxswain | python*) ;; *) continue ;; esac
-        if { tr '\0' '\n' < "$folder/environ"; } 2> /dev/null | grep -qx "COX_CHAT_TEST=$work"; then echo "${folder#/proc/} $name"; fi
+    local file name
+    for file in $(grep -lzxs "COX_CHAT_TEST=$work" /proc/[0-9]*/environ); do
+        name=$(cat "${file%environ}comm" 2> /dev/null) || continue
+        case $name in coxswain | python*) echo "$file $name" ;; esac
     done
 }
 all_gone() {
@@ -68,7 +67,7 @@ limits='took more than [0-9]+ s|Memory|characters'
 for number in 2 4 5 6 7; do check "line $number is ended" grep -Eq "cannot render this: .*($limits)" <(line $number); done
 check "a loop takes too long" grep -q "took more than" <(line 2)
 check "memory has a limit" grep -q MemoryError <(line 6)
-check "length has a limit" grep -q "50000000 characters" <(line 7)
+check "length has a limit" grep -q "5000000[0-9] characters" <(line 7)
 check "recursion has a limit" grep -q RecursionError <(line 8)
 check "its own words end the message" grep -q 'refuses this: I will not"' <(line 9)
 echo "{{ 7 ** (7 ** 9) }}" > "$work/constant.jinja" # computed when the template is compiled
@@ -85,7 +84,7 @@ mkfifo "$work/in"
 job=$!
 exec 7> "$work/in"
 await() { for _ in $(seq 300); do [ "$(wc -l < "$work/out.jsonl")" -ge "$1" ] && return 0; sleep 0.1; done; return 1; }
-renderer() { processes | sort -n | awk '$2 ~ /python/ {pid = $1} END {print pid}'; } # the youngest
+renderer() { pgrep -P "$(pgrep -P $job)"; } # the supervisor's child
 say good >&7
 await 1
 kill -KILL "$(renderer)"
@@ -100,8 +99,13 @@ check "is an error" grep -q "signal 9" "$work/out.jsonl"
 say good >&7
 check "and is replaced" await 4
 check "with a good one" test "$(grep -c '"text":"good"' "$work/out.jsonl")" = 3
-kill -INT $job 2> "$work/kill.txt" # without a terminal bash's jobs ignore it; the renderer must in any case
-for pid in $(processes | awk '$2 ~ /python/ {print $1}' | sort -n); do kill -KILL "$pid"; done
+supervisor=$(pgrep -P $job)
+kill -INT "$supervisor" "$(renderer)" # what a terminal or Slurm sends to all is not for them
+kill -TERM "$supervisor" "$(renderer)"
+say good >&7
+check "signals do not end it" await 5
+renderer=$(renderer)
+kill -KILL "$supervisor" "$renderer"
 say good >&7
 got=0
 wait $job || got=$?
@@ -123,7 +127,7 @@ check "no process is left after kill -9" all_gone
 cat > "$work/batch.jinja" << 'TEMPLATE'
 {%- if messages[-1].content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}
 {%- if messages[-1].content == 'refuse' %}{{ raise_exception('I will not') }}{% endif %}
-{{- 'x ' * (tools | length if tools else 1) * (n | default(1)) }}{% if messages[0].role == 'system' %}s{% endif %}
+{{- 'x ' * (tools | length if tools else 1) * (n | default(1)) ~ messages[-1].content }}
 TEMPLATE
 request() { printf '{"custom_id":"%s","url":"/v1/chat/completions","body":{"max_tokens":2,%s"messages":[{"role":"user","content":"%s"}]}}\n' "$1" "$2" "$3"; }
 {
@@ -157,7 +161,8 @@ cp "$work/batch.jinja" "$work/kept.jinja"
 echo "{{ 1 }}" >> "$work/batch.jinja"
 refuses 2 "template_file|differ" "${run[@]}" --template "$work/batch.jinja" --template-kwargs '{"n": 3}'
 cp "$work/kept.jinja" "$work/batch.jinja"
-check "key order of kwargs does not count" "$coxswain" "${run[@]}" --template "$work/batch.jinja" --template-kwargs ' {"n":3}' 2> "$work/err.txt"
+"$coxswain" "${run[@]}" --template "$work/batch.jinja" --template-kwargs ' {"n":3}' 2> "$work/err.txt"
+check "blanks in kwargs do not count" test $? = 0
 refuses 2 "nothing is written over it" batch --model "$model" --input "$work/batch.jsonl" --output "$work/batch.jinja" \
     --template "$work/batch.jinja" --force
 
@@ -173,25 +178,26 @@ wait $job
 check "no process is left after kill -9 of a rank" all_gone
 
 # The options of all commands that render chats
+quiet() { "$@" > "$work/out.txt" 2> "$work/err.txt"; }
 own=(--template "$work/batch.jinja" --template-kwargs '{"n": 2}' --date 2026-01-01 --system "Be brief.")
 head -n 4 "$model/study/a-train.jsonl" > "$work/a.jsonl"
 head -n 4 "$model/study/b-train.jsonl" > "$work/b.jsonl"
 sed -E 's/.*("prompt": *"([^"\\]|\\.)*").*/{"custom_id":"c","url":"\/v1\/chat\/completions","body":{"messages":[{"role":"user","content":"x"}]}}/' \
     "$work/a.jsonl" > "$work/chats.jsonl"
 classes=(--model "$model" --a "$work/a.jsonl" --b "$work/b.jsonl" --threads 1)
-check "generate" "$coxswain" generate --model "$model" --prompt x --max-tokens 2 "${own[@]}" > "$work/out.txt" 2> "$work/err.txt"
-check "capture" "$coxswain" capture --model "$model" --input "$work/chats.jsonl" --output "$work/captured" "${own[@]}" 2> "$work/err.txt"
+check "generate" quiet "$coxswain" generate --model "$model" --prompt x --max-tokens 2 "${own[@]}"
+check "capture" quiet "$coxswain" capture --model "$model" --input "$work/chats.jsonl" --output "$work/captured" "${own[@]}"
 check "capture says with what" grep -q '"template_kwargs": *"{\\"n\\":2}"' "$work/captured/index.json"
-check "direction" "$coxswain" direction "${classes[@]}" --layer 1 --output "$work/v.safetensors" "${own[@]}" > "$work/out.txt" 2> "$work/err.txt"
-check "routes" "$coxswain" routes "${classes[@]}" --resamples 100 "${own[@]}" > "$work/out.txt" 2> "$work/err.txt"
-check "decompose" "$coxswain" decompose "${classes[@]}" --vector "$work/v.safetensors" --rules "$model/rules.json" --resamples 100 \
-    "${own[@]}" > "$work/out.txt" 2> "$work/err.txt"
-check "evaluate" "$coxswain" evaluate --model "$model" --prompts "$work/a.jsonl" --rules "$model/rules.json" --resamples 100 \
-    "${own[@]}" > "$work/out.txt" 2> "$work/err.txt"
+check "direction" quiet "$coxswain" direction "${classes[@]}" --layer 1 --output "$work/v.safetensors" "${own[@]}"
+check "routes" quiet "$coxswain" routes "${classes[@]}" --resamples 100 "${own[@]}"
+check "decompose" quiet "$coxswain" decompose "${classes[@]}" --vector "$work/v.safetensors" --rules "$model/rules.json" --resamples 100 \
+    "${own[@]}"
+check "evaluate" quiet "$coxswain" evaluate --model "$model" --prompts "$work/a.jsonl" --rules "$model/rules.json" --resamples 100 \
+    "${own[@]}"
 echo '{"version": 1, "blocks": [{"name": "r", "site": "resid_post", "op": "ablate", "vectors": "v.safetensors", "layers": [1]}]}' > "$work/grid.json"
-check "sweep" "$coxswain" sweep "${classes[@]}" --grid "$work/grid.json" --rules "$model/rules.json" --best 0 --output "$work/swept" \
-    "${own[@]}" > "$work/out.txt" 2> "$work/err.txt"
-check "tokenize" "$coxswain" tokenize --model "$model" --chat "${own[@]}" < "$work/grid.json" > "$work/out.txt"
+check "sweep" quiet "$coxswain" sweep "${classes[@]}" --grid "$work/grid.json" --rules "$model/rules.json" --best 0 --output "$work/swept" \
+    "${own[@]}"
+check "tokenize" quiet "$coxswain" tokenize --model "$model" --chat "${own[@]}" < "$work/grid.json"
 "$coxswain" bench --chat --model "$model" --requests 20 --rounds 2 --template "$work/batch.jinja" --json > "$work/out.json"
 check "bench --chat" grep -q '"rendered_by":"Python","chats":20,.*"chats_per_s":[0-9.]*,"ms":{"median":' "$work/out.json"
 for command in generate batch tokenize capture direction routes sweep evaluate decompose; do
