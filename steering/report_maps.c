@@ -204,6 +204,8 @@ static void print_named(FILE *file, const map *m)
     fputs(", the expert of verdict, card and table (cell ", file);
     fprintf(file, "%lld, ", (long long)named->number);
     cox_report_print_number(file, named->change[m->set].value, true);
+    fputs(" at strength ", file);
+    cox_report_print_strength(file, named->strength);
     fputc(')', file);
     bool is_here = named >= &m->report->cells.items[m->group->first] &&
                    named < &m->report->cells.items[m->group->first + m->group->n];
@@ -298,10 +300,15 @@ static bool is_alike(const cox_report *r, const cox_report_group *g)
 void cox_report_print_maps(FILE *file, const cox_report *r)
 {
     size_t n = 0;
+    bool has_named = false; /* in a map; else maps of other families that steer alike are open */
+    for (size_t i = 0; i < r->cells.n_groups; i++) {
+        const cox_report_group *g = &r->cells.groups[i];
+        has_named = has_named || (is_worth(&r->cells, g) && cox_report_has_named(r, g));
+    }
     for (size_t i = 0; i < r->cells.n_groups; i++) {
         const cox_report_group *g = &r->cells.groups[i];
         if (!is_worth(&r->cells, g)) continue;
-        print_group(file, r, g, is_alike(r, g));
+        print_group(file, r, g, has_named ? cox_report_has_named(r, g) : is_alike(r, g));
         n++;
     }
     if (n == 0)

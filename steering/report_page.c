@@ -48,7 +48,7 @@ static const char style[] =
     "figure{margin:0}\n"
     "figcaption{font-size:14px;margin-bottom:4px}\n"
     ".maps{display:flex;flex-wrap:wrap;gap:18px}\n"
-    ".maps figure{min-width:0;max-width:100%}\n"
+    ".maps figure{min-width:0;max-width:100%;flex:1 1 420px}\n"
     ".change{white-space:nowrap;margin-right:10px}\n"
     ".scroll{overflow-x:auto;max-width:100%;scrollbar-width:thin;scrollbar-color:var(--soft) var(--line);background:"
     "linear-gradient(to right,var(--page) 40%,transparent) left/40px 100% no-repeat local,"

@@ -210,7 +210,8 @@ static void one_expert_by_one_name(void **state)
     expect(
         &p,
         "<p class=\"soft\">Framed: layer 3, expert 2, the expert of verdict, card and table (cell 1, " MINUS
-        "4.00). The largest number here is that of layer 3, expert 1; plans are taken by answers");
+        "4.00 at strength " MINUS
+        "5). The largest number here is that of layer 3, expert 1; plans are taken by answers");
     expect(&p, "<tr><th>e</th><td>Weaken</td><td class=\"how\">layer 3, expert 2: ");
     expect_not(&p, "<td>Weaken</td><td class=\"how\">layer 3, expert 1: ");
     end(&p);
