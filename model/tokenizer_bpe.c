@@ -4,7 +4,6 @@
  * n log n for a piece of n characters, so a long text without spaces stays cheap. The order of
  * operations (and the fate of stale heap entries) is that of the reference, because ids depend on it.
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "model/tokenizer_internal.h"
@@ -219,17 +218,26 @@ static cox_status load_options(cox__bpe *bpe, cox_arena *arena, const json_t *mo
     return bpe->unk_token ? COX_OK : COX_NO_MEMORY;
 }
 
+/* The byte of "<0x00>" to "<0xFF>", six bytes; -1: it is not one of them. */
+static int byte_of(const char *text)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    const char *high = memchr(digits, text[3], 16), *low = memchr(digits, text[4], 16);
+    if (memcmp(text, "<0x", 3) != 0 || !high || !low || text[5] != '>') return -1;
+    return (int)((high - digits) * 16 + (low - digits));
+}
+
 static void fill_lookups(cox__bpe *bpe)
 {
-    for (uint32_t c = 0; c < COX__N_CHAR_IDS; c++) {
-        char text[4];
-        size_t n = cox__utf8_write(c, text);
-        bpe->char_id[c] = cox__bpe_find(bpe, text, n);
-    }
-    for (unsigned byte = 0; byte < 256; byte++) {
-        char text[8];
-        snprintf(text, sizeof text, "<0x%02X>", byte);
-        bpe->byte_id[byte] = cox__bpe_find(bpe, text, 6);
+    for (int i = 0; i < COX__N_CHAR_IDS; i++) bpe->char_id[i] = -1;
+    for (int i = 0; i < 256; i++) bpe->byte_id[i] = -1;
+    for (int32_t id = 0; id < bpe->n_ids; id++) {
+        size_t n = bpe->token_bytes[id], length;
+        if (n == 0) continue;
+        uint32_t c = cox__utf8_at(bpe->token[id], n, &length);
+        int byte = n == 6 ? byte_of(bpe->token[id]) : -1;
+        if (length == n && c < COX__N_CHAR_IDS) bpe->char_id[c] = id;
+        if (byte >= 0) bpe->byte_id[byte] = id;
     }
     bpe->unk_id = bpe->unk_token ? cox__bpe_find(bpe, bpe->unk_token, strlen(bpe->unk_token)) : -1;
 }

@@ -157,12 +157,12 @@ cox_status cox__split(const cox__splitter *splitter, const cox__pieces *in, cox_
     cox_status status = COX_OK;
     for (size_t i = 0; i < in->n && status == COX_OK; i++) {
         const cox__piece *piece = &in->items[i];
-        const char *text = in->text.bytes + piece->begin;
-        size_t n = piece->end - piece->begin;
         if (piece->id >= 0) {
             status = cox__pieces_add_id(out, piece->id);
             continue;
         }
+        const char *text = in->text.bytes + piece->begin; /* NULL where no piece is text */
+        size_t n = piece->end - piece->begin;
         switch (splitter->kind) {
         case COX__SPLIT_PATTERN:
         case COX__SPLIT_CLASS:
