@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alive.h"
 #include "base/json_internal.h"
 #include "base/nearest.h"
 
@@ -40,13 +41,21 @@ static cox_status open_file(FILE **file, const char *path)
     return cox_fail(errno == ENOENT ? COX_NOT_FOUND : COX_IO, "%s: cannot open: %s", path, strerror(errno));
 }
 
+/* jansson's reader: the next bytes of a file. A vocabulary of tens of megabytes takes a second or more. */
+static size_t read_piece(void *buffer, size_t n_bytes, void *file)
+{
+    cox_alive();
+    size_t n = fread(buffer, 1, n_bytes, file);
+    return n == 0 && ferror((FILE *)file) ? (size_t)-1 : n;
+}
+
 cox_status cox_json_load_file(json_t **value, const char *path)
 {
     FILE *file = NULL;
     cox_status status = open_file(&file, path);
     if (status != COX_OK) return status;
     json_error_t error;
-    json_t *loaded = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
+    json_t *loaded = json_load_callback(read_piece, file, JSON_REJECT_DUPLICATES, &error);
     fclose(file);
     status = check_loaded(loaded, &error, path);
     if (status == COX_OK) *value = loaded;

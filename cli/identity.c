@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/alive.h"
 #include "base/json.h"
 #include "model/chat_template.h"
 #include "steering/vector.h"
@@ -48,6 +49,7 @@ static cox_status hash_file(SHA2_CTX *sha, const char *path, cox_cluster *cluste
     cox_status status = COX_OK;
     for (ssize_t got = 1; got != 0 && status == COX_OK;) {
         if (cluster) cox_cluster_keepalive(cluster, "reading the input for its checksum");
+        cox_alive();
         got = read(fd, bytes, sizeof bytes);
         if (got > 0) SHA256Update(sha, bytes, (size_t)got);
         if (got < 0 && errno != EINTR)

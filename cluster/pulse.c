@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alive.h"
 #include "base/counters.h"
 #include "cluster/internal.h"
 
@@ -62,6 +63,13 @@ void cox_cluster_keepalive(cox_cluster *c, const char *what)
     if (c->size > 1 && cox_now_s() - c->pulse.sent_s > PULSE_COMPUTING_S) cox__pulse_send(c);
 }
 
+/* From loops that know of no cluster; what this rank is doing was said before. */
+static void on_alive(void *context)
+{
+    cox_cluster *c = context;
+    cox_cluster_keepalive(c, c->pulse.what);
+}
+
 double cox_cluster_silent_s(cox_cluster *c, int32_t rank, const char **doing)
 {
     cox__pulse *p = &c->pulse;
@@ -99,12 +107,14 @@ cox_status cox__pulse_create(cox_cluster *c)
                       c->control, &p->receives[i]);
         MPI_Start(&p->receives[i]);
     }
+    cox_alive_watch(on_alive, c);
     return COX_OK;
 }
 
 void cox__pulse_destroy(cox_cluster *c)
 {
     cox__pulse *p = &c->pulse;
+    cox_alive_watch(NULL, NULL);
     for (int32_t i = 0; i < p->n_targets; i++) {
         cox__wait_all(c, 1, &p->sends[i], &p->targets[i], "taking a sign of life");
         MPI_Request_free(&p->sends[i]);

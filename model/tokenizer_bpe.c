@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "base/alive.h"
 #include "model/tokenizer_internal.h"
 
 /* ---- tables --------------------------------------------------------------------------------- */
@@ -108,6 +109,7 @@ static cox_status load_vocab(cox__bpe *bpe, cox_arena *arena, json_t *vocab, con
     json_object_foreach(vocab, key, value)
     {
         int32_t id = (int32_t)json_integer_value(value);
+        if (id % 1024 == 0) cox_alive();
         if (bpe->token[id]) {
             return cox_fail(COX_BAD_FILE, "%s: \"%s\" and \"%s\" have the same id %d", where, bpe->token[id],
                             key, id);
@@ -181,6 +183,7 @@ static cox_status load_merges(cox__bpe *bpe, cox_arena *arena, const json_t *mer
     cox_status status = COX_OK;
     size_t rank = 0; /* a "#version" line of a merges.txt does not count */
     for (size_t i = 0; i < n && status == COX_OK; i++) {
+        if (i % 1024 == 0) cox_alive();
         const json_t *merge = json_array_get(merges, i);
         const char *text = json_string_value(merge);
         if (text && strncmp(text, "#version", 8) == 0) continue;

@@ -163,7 +163,7 @@ early-all-stopped) # a job that is suspended while it starts goes on; start_s 6
     exits 0
     [ "$(wc -l <"$out")" -eq 6 ] || fail "noise"
     ;;
-busy) # 4 s of loading with hang_s 2
+busy) # 8 s of loading with hang_s 2
     "$job" 2 busy sparse 2 >"$out" 2>&1
     code=$?
     exits 0

@@ -1,10 +1,10 @@
 /*
  * A small job that starts itself through cox_launch, for ends.sh: job RANKS MODE [EXCHANGE] [HANG_S
  * [START_S]]. It prints "rank R pid P" from each rank. Modes: ok; fail (rank 1 fails, all agree); abort (rank
- * 1 aborts); run (steps for a minute); run-two (with two coordinators); busy (rank 1 loads for two hang_s,
- * with signs of life); stuck (the same without); usr1 (waits for SIGUSR1). Before MPI starts: early-stopped
- * (rank 2 stops itself), early-hung (rank 1 sleeps for a minute), early-slow (rank 1 sleeps for three
- * seconds).
+ * 1 aborts); run (steps for a minute); run-two (with two coordinators); busy (rank 1 loads for four
+ * hang_s, with signs of life); stuck (the same without); usr1 (waits for SIGUSR1). Before MPI starts:
+ * early-stopped (rank 2 stops itself), early-hung (rank 1 sleeps for a minute), early-slow (rank 1 sleeps for
+ * three seconds).
  */
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/alive.h"
 #include "base/counters.h"
 #include "cluster/exchange.h"
 
@@ -92,7 +93,9 @@ static cox_status load(cox_cluster *c, double seconds, int tells)
 {
     for (double begin_s = cox_now_s(); cox_cluster_rank(c) == 1 && cox_now_s() - begin_s < seconds;) {
         sleep_s(0.05);
-        if (tells) cox_cluster_keepalive(c, "loading weights");
+        bool is_late = cox_now_s() - begin_s > seconds / 2; /* then it reads a file, knowing of no cluster */
+        if (tells && is_late) cox_alive();
+        if (tells && !is_late) cox_cluster_keepalive(c, "loading weights");
     }
     return cox_cluster_agree(c, COX_OK);
 }
@@ -108,7 +111,7 @@ static cox_status act(cox_cluster *c, const char *mode, const char *exchange, do
         return cox_cluster_agree(c, COX_OK);
     }
     if (strncmp(mode, "run", 3) == 0) return run(c, exchange);
-    if (strcmp(mode, "busy") == 0) return load(c, 2 * hang_s, 1);
+    if (strcmp(mode, "busy") == 0) return load(c, 4 * hang_s, 1);
     if (strcmp(mode, "stuck") == 0) return load(c, 20 * hang_s, 0);
     if (strcmp(mode, "usr1") == 0) {
         printf("running\n");
