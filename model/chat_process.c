@@ -37,11 +37,16 @@ struct cox_chat_process {
     void *context;
 };
 
+static cox_status fail(const char *what)
+{
+    return cox_fail(COX_IO, "the process that renders chat templates %s; run the command again", what);
+}
+
 static cox_status gone(cox_chat_process *p, const char *why)
 {
     if (p->socket >= 0) close(p->socket);
     p->socket = -1;
-    return cox_fail(COX_IO, "the process that renders chat templates %s; run the command again", why);
+    return fail(why);
 }
 
 /* --- The child --- */
@@ -149,7 +154,7 @@ static cox_status send_all(cox_chat_process *p, const char *bytes, size_t n, dou
             if (status != COX_OK) return status;
             continue;
         }
-        if (sent < 0) return gone(p, "has ended");
+        if (sent < 0) return fail("has ended"); /* what it has said before can still be read */
         bytes += sent;
         n -= (size_t)sent;
     }
@@ -227,7 +232,8 @@ cox_status cox_chat_process_set_up(cox_chat_process *p, const json_t *setup)
     cox_status status = send_all(p, text, strlen(text), until_s);
     if (status == COX_OK) status = send_all(p, "\n", 1, until_s);
     free(text);
-    if (status == COX_OK) status = next_line(p, &used, &line, &n, until_s);
+    /* One that ends at once says why, whether or not it took all of this. */
+    if (status == COX_OK || status == COX_IO) status = next_line(p, &used, &line, &n, until_s);
     if (status == COX_IO) /* it became something that does not talk to us */
         return refuse(p, p->python ? p->python : "python3",
                       "this is no Python that can render chat templates");
