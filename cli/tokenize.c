@@ -110,6 +110,9 @@ cox_status cox_command_tokenize(const cox_options *options)
     status = cox_tokenizer_load(&tokenizer, options->model);
     if (status == COX_OK) status = cox_io_read_all(NULL, "-", &text, &n);
     if (status == COX_OK) {
+        if (!options->is_decode) status = cox_tokenizer_check_text("standard input", text, n);
+    }
+    if (status == COX_OK) {
         status = options->is_decode ? decode(options, tokenizer, text) : encode(options, tokenizer, text, n);
     }
     free(text);

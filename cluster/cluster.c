@@ -233,6 +233,11 @@ int32_t cox_cluster_n_local(const cox_cluster *c)
     return c->n_local;
 }
 
+int32_t cox_cluster_n_cores(const cox_cluster *c)
+{
+    return c->n_cores;
+}
+
 int32_t cox_cluster_n_threads(const cox_cluster *c)
 {
     return c->n_threads;

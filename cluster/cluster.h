@@ -71,6 +71,7 @@ int32_t cox_cluster_rank(const cox_cluster *cluster);
 int32_t cox_cluster_size(const cox_cluster *cluster);
 const char *cox_cluster_host(const cox_cluster *cluster); /* this rank's host name */
 int32_t cox_cluster_n_local(const cox_cluster *cluster);  /* ranks on this machine */
+int32_t cox_cluster_n_cores(const cox_cluster *cluster);  /* of this machine that its ranks may use */
 int32_t cox_cluster_n_threads(const cox_cluster *cluster);
 int32_t cox_cluster_n_coordinators(const cox_cluster *cluster);
 bool cox_cluster_is_coordinator(const cox_cluster *cluster);
