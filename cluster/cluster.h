@@ -30,7 +30,8 @@ cox_cluster_options cox_cluster_options_defaults(void);
  * asks for more than one rank, cox_launch starts `mpirun -n n_ranks <this program> argv...` with the flags
  * that this machine needs, forwards SIGINT, SIGTERM, SIGUSR1 to it and returns its exit code in *exit_code.
  * drain_s > 0: the ranks listen (cluster/drain.h); then the first SIGTERM or SIGINT, of a terminal too, is
- * forwarded as SIGUSR1, and SIGTERM follows after drain_s or with the second one. Not collective. Errors:
+ * forwarded as SIGUSR1, and SIGTERM follows after drain_s or with the second one, or at once while not all
+ * ranks have started; signals that came after cox_drain_listen count. Not collective. Errors:
  * INVALID, NOT_FOUND (no mpirun: says which package), IO, REQUEUE (the ranks had to be ended).
  */
 bool cox_launch_is_inside(void);
