@@ -215,3 +215,18 @@ cox_status cox_json_check_keys(const json_t *object, const char *where, const ch
     }
     return COX_OK;
 }
+
+cox_status cox_json_load_line(json_t **value, const char *text, size_t n_bytes, const char *where,
+                              const char *form)
+{
+    json_t *loaded = NULL;
+    cox_status status = cox_json_load_text(&loaded, text, n_bytes, where);
+    if (status == COX_OK && !json_is_object(loaded))
+        status = cox_fail(COX_BAD_FILE, "%s: not a JSON object", where);
+    if (status == COX_OK) {
+        *value = loaded;
+        return COX_OK;
+    }
+    json_decref(loaded);
+    return cox_fail(status, "%s; a line is %s", cox_status_message(), form);
+}

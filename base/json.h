@@ -18,6 +18,11 @@ cox_status cox_json_load_file(json_t **value, const char *path);
 /* The same from n bytes of memory. */
 cox_status cox_json_load_text(json_t **value, const char *text, size_t n_bytes, const char *where);
 
+/* The same of a line that is an object. form: what such a line looks like, for the message: "{\"prompt\":
+ * ...}". */
+cox_status cox_json_load_line(json_t **value, const char *text, size_t n_bytes, const char *where,
+                              const char *form);
+
 /*
  * The same for files that transformers reads with Python's json (config.json and its neighbours): also takes
  * what that takes, so that no file fails for a key that is not read.

@@ -1,5 +1,7 @@
 /* Files that a command would write over although it reads them. By device and inode, so that links count. */
 #include <dirent.h>
+#include <jansson.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -33,16 +35,47 @@ static cox_status check_list(const output *out, const cox_texts *inputs)
     return status;
 }
 
+static cox_status check_in(const output *out, const char *folder, const char *name)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return check_input(out, path);
+}
+
 static cox_status check_folder(const output *out, const char *folder)
 {
     DIR *entries = folder ? opendir(folder) : NULL; /* one that is not there has its own message later */
     cox_status status = COX_OK;
     for (const struct dirent *entry; entries && status == COX_OK && (entry = readdir(entries));) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        status = check_input(out, path);
+        status = check_in(out, folder, entry->d_name);
     }
     if (entries) closedir(entries);
+    return status;
+}
+
+/* Of a model's folder only what makes the model: its owner may keep results there. */
+static cox_status check_model(const output *out, const char *folder)
+{
+    static const char index_name[] = "model.safetensors.index.json";
+    static const char *const names[] = {
+        "config.json",         "generation_config.json",  "tokenizer.json",    "tokenizer_config.json",
+        "chat_template.jinja", "special_tokens_map.json", "model.safetensors", index_name};
+    cox_status status = COX_OK;
+    for (size_t i = 0; folder && i < sizeof names / sizeof *names && status == COX_OK; i++)
+        status = check_in(out, folder, names[i]);
+    if (!folder || status != COX_OK) return status;
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", folder, index_name);
+    json_t *index = json_load_file(path, 0, NULL); /* one that is not there, or broken, is told of later */
+    const char *tensor, *last = "";
+    json_t *shard;
+    json_object_foreach(json_object_get(index, "weight_map"), tensor, shard)
+    {
+        const char *name = json_is_string(shard) ? json_string_value(shard) : "";
+        if (*name && strcmp(name, last) != 0 && status == COX_OK) status = check_in(out, folder, name);
+        last = name;
+    }
+    json_decref(index);
     return status;
 }
 
@@ -52,8 +85,8 @@ static cox_status check_output(const output *out, const cox_options *o)
         o->input,        o->tokens_file, o->plan,          o->placement, o->prompts_a,     o->prompts_b,
         o->neutral,      o->grid,        o->rules,         o->results,   o->baseline,      o->continuations,
         o->filter_rules, o->routes,      o->decomposition, o->heldout,   o->template_name, o->conversations};
-    const char *const folders[] = {o->model, o->sweep, o->controls};
-    cox_status status = COX_OK;
+    const char *const folders[] = {o->sweep, o->controls};
+    cox_status status = check_model(out, o->model);
     for (size_t i = 0; i < sizeof folders / sizeof *folders && status == COX_OK; i++)
         status = check_folder(out, folders[i]);
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs && status == COX_OK; i++)
@@ -68,12 +101,12 @@ static bool is_there(output *out)
     return out->path && stat(out->path, &out->file) == 0 && S_ISREG(out->file.st_mode);
 }
 
-cox_status cox_options_check_output(const char *path, const char *input, const char *folder)
+cox_status cox_options_check_output(const char *path, const char *input, const char *model)
 {
     output out = {.option = "--output", .path = path};
     if (!is_there(&out)) return COX_OK;
     cox_status status = check_input(&out, input);
-    return status == COX_OK ? check_folder(&out, folder) : status;
+    return status == COX_OK ? check_model(&out, model) : status;
 }
 
 cox_status cox_options_check_files(const cox_options *options)

@@ -5,6 +5,7 @@
 
 #include "cli/evaluate.h"
 #include "cli/io.h"
+#include "cli/prompts.h"
 
 static cox_status out_of_memory(void)
 {
@@ -14,7 +15,11 @@ static cox_status out_of_memory(void)
 /* Calls take(context, json, number) for each line that is not blank; it owns the json. */
 typedef cox_status take_line(void *context, json_t *json, const char *where, int32_t number);
 
-static cox_status read_lines(cox_cluster *cluster, const char *path, take_line *take, void *context)
+static const char ANSWER_FORM[] = "as `batch` writes it: {\"custom_id\": \"...\", \"response\": {...}}";
+
+/* form: of a line, for messages. */
+static cox_status read_lines(cox_cluster *cluster, const char *path, const char *form, take_line *take,
+                             void *context)
 {
     char *text = NULL;
     size_t n_bytes = 0;
@@ -32,7 +37,7 @@ static cox_status read_lines(cox_cluster *cluster, const char *path, take_line *
             char where[512];
             json_t *json = NULL;
             snprintf(where, sizeof where, "%.480s: line %d", path, (int)number);
-            status = cox_json_load_text(&json, at, n, where);
+            status = cox_json_load_line(&json, at, n, where, form);
             if (status == COX_OK) status = take(context, json, where, number);
         }
         at += n + (newline != NULL);
@@ -62,7 +67,8 @@ static cox_status take_answer(void *context, json_t *line, const char *where, in
     cox_status status = cox_json_string(line, where, "custom_id", true, &id);
     const json_t *before = status == COX_OK ? json_object_get(by_id, id) : NULL;
     if (status == COX_OK && !is_answer(line) && !json_object_get(body_of(line), "error")) {
-        status = cox_fail(COX_BAD_FILE, "%s: not a line of a batch's output", where);
+        status =
+            cox_fail(COX_BAD_FILE, "%s: not a line of a batch's output; a line is %s", where, ANSWER_FORM);
     } else if (status == COX_OK && is_answer(line) && before && is_answer(before)) {
         status = cox_fail(COX_BAD_FILE, "%s: custom_id \"%s\" has an answer already", where, id);
     }
@@ -76,7 +82,7 @@ static cox_status read_answers(cox_evaluation *e, const char *path, json_t **by_
 {
     if (!path) return COX_OK;
     *by_id = json_object();
-    return *by_id ? read_lines(e->cluster, path, take_answer, *by_id) : out_of_memory();
+    return *by_id ? read_lines(e->cluster, path, ANSWER_FORM, take_answer, *by_id) : out_of_memory();
 }
 
 static const char *text_of(const json_t *line, bool *has_ended)
@@ -127,10 +133,6 @@ static cox_status take_prompt(void *context, json_t *line, const char *where, in
         json_decref(line);
         return COX_OK;
     }
-    if (!json_is_object(line)) {
-        json_decref(line);
-        return cox_fail(COX_BAD_FILE, "%s: an object is expected", where);
-    }
     cox_item *item = new_item(p->e);
     if (!item) {
         json_decref(line);
@@ -152,7 +154,7 @@ static cox_status read_prompts(cox_evaluation *e)
     cox_status status = p.seen ? COX_OK : out_of_memory();
     for (size_t i = 0; i < e->options->prompt_files.n && status == COX_OK; i++) {
         p.file = (int32_t)i, p.n = 0;
-        status = read_lines(e->cluster, e->options->prompt_files.items[i], take_prompt, &p);
+        status = read_lines(e->cluster, e->options->prompt_files.items[i], COX_PROMPT_FORM, take_prompt, &p);
         if (status == COX_OK && p.n == 0)
             status =
                 cox_fail(COX_INVALID, "%s: there are no prompts in it", e->options->prompt_files.items[i]);

@@ -50,6 +50,8 @@ static cox_status add_prompt(generate *g, const char *text, size_t n, const char
     json_decref(checked);
     if (!checked) return cox_fail(COX_INVALID, "%s: a prompt is not valid UTF-8", where);
     if (strlen(text) != n) return cox_fail(COX_INVALID, "%s: a prompt cannot hold a NUL byte", where);
+    cox_status status = cox_tokenizer_check_text(where, text, n);
+    if (status != COX_OK) return status;
     char **larger = realloc(g->prompts, (g->n + 1) * sizeof *larger);
     char *copy = strdup(text);
     if (larger) g->prompts = larger;
@@ -59,6 +61,20 @@ static cox_status add_prompt(generate *g, const char *text, size_t n, const char
     }
     g->prompts[g->n++] = copy;
     return COX_OK;
+}
+
+/* What has no effect, or perhaps not the one that was meant. */
+static void warn(const generate *g)
+{
+    const cox_options *o = g->options;
+    const char *idle = o->top_k > 0 ? "--top-k" : o->top_p < 1 ? "--top-p" : o->min_p > 0 ? "--min-p" : NULL;
+    if (idle && o->temperature == 0)
+        fprintf(stderr, "warning: %s changes nothing at temperature 0 (greedy); give --temperature too\n",
+                idle);
+    for (size_t i = 0; i < g->n; i++) {
+        if (g->prompts[i][strspn(g->prompts[i], " \t\r\n")] == '\0')
+            fprintf(stderr, "warning: prompt %zu is empty\n", i + 1);
+    }
 }
 
 static cox_status read_prompts(generate *g)
@@ -85,6 +101,7 @@ static cox_status prepare(generate *g)
 {
     const cox_options *options = g->options;
     cox_status status = read_prompts(g);
+    if (status == COX_OK) warn(g);
     if (status == COX_OK) status = cox_steer_create(&g->steer, g->model, options->forces_steering);
     for (size_t i = 0; i < options->plans.n && status == COX_OK; i++)
         status = cox_steer_check(g->steer, options->plans.items[i]);

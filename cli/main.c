@@ -103,11 +103,11 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
                     options->command == COX_COMMAND_REPORT ||
                     (options->command == COX_COMMAND_EVALUATE && !options->model) ||
                     (options->command == COX_COMMAND_BENCH && options->is_chat);
+    if (drains(options)) cox_drain_listen();
     if (!is_local && options->ranks > 1 && !cox_launch_is_inside()) {
         cox_status status = check_ranks(options);
         return status == COX_OK ? launch(options, argc, argv, exit_code) : status;
     }
-    if (drains(options)) cox_drain_listen();
     if (!is_local) {
         cox_status status = cox_launch_prepare_environment((int32_t)options->threads, argv);
         if (status != COX_OK) return status;

@@ -110,8 +110,8 @@ bool cox_options_is_given(const cox_options *options, const char *name);
 /* Refuses (INVALID, naming both) an output file that exists and is one of the files that the command reads,
  * the model's included: --force is no leave to destroy them. */
 cox_status cox_options_check_files(const cox_options *options);
-/* The same for one --output, of one file that is read and of those in a folder (NULL: none). */
-cox_status cox_options_check_output(const char *output, const char *input, const char *folder);
+/* The same for one --output, of one file that is read and of those of a model (its folder; NULL: none). */
+cox_status cox_options_check_output(const char *output, const char *input, const char *model);
 
 /* The help text of a command, from the table. */
 void cox_options_print_help(cox_command command, FILE *file);

@@ -107,15 +107,12 @@ static cox_status read_line(const reader *r, cox_request *request, const char *l
                             const char *where)
 {
     json_t *json = NULL;
-    cox_status status = cox_json_load_text(&json, line, n, where);
+    cox_status status = cox_json_load_line(&json, line, n, where, COX_PROMPT_FORM);
     if (status != COX_OK) return status;
     json_t *messages = json_object_get(json, "messages");
     bool is_batch_line = json_object_get(json, "body"), is_text = json_object_get(json, "prompt");
     if (!is_batch_line && !messages && !is_text) {
-        status = cox_fail(COX_BAD_FILE,
-                          "%s: an object with \"prompt\", \"messages\", or \"custom_id\", \"url\" and "
-                          "\"body\" is expected",
-                          where);
+        status = cox_fail(COX_BAD_FILE, "%s: has no prompt; a line is %s", where, COX_PROMPT_FORM);
     } else if (is_text && !is_batch_line && !messages) {
         status = read_text(r, request, json, where);
     } else {

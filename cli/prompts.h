@@ -11,6 +11,9 @@
 #include "model/chat_template.h"
 #include "proto/request.h"
 
+/* For messages. */
+#define COX_PROMPT_FORM "{\"prompt\": \"...\"}, {\"messages\": [...]} or as `batch` reads it"
+
 typedef struct cox_prompts {
     const char *path; /* borrowed */
     int32_t n;

@@ -54,6 +54,18 @@ static void keep_chat_process(cox_run *run)
     }
 }
 
+/* Threads that were asked for; by themselves ranks share the cores. */
+static void warn_of_threads(const cox_run *run)
+{
+    int32_t n_local = cox_cluster_n_local(run->cluster), n_cores = cox_cluster_n_cores(run->cluster);
+    if (run->rank != 0 || run->options->threads * n_local <= n_cores) return;
+    fprintf(stderr,
+            "warning: %d thread%s of each of %d rank%s for the %d core%s of %s wait for each other; without "
+            "--threads each rank takes its share\n",
+            (int)run->options->threads, run->options->threads == 1 ? "" : "s", (int)n_local,
+            n_local == 1 ? "" : "s", (int)n_cores, n_cores == 1 ? "" : "s", cox_cluster_host(run->cluster));
+}
+
 static cox_status create_cluster(cox_run *run)
 {
     const cox_options *options = run->options;
@@ -73,6 +85,7 @@ static cox_status create_cluster(cox_run *run)
                         "--ranks %d, but the launch has %d ranks; leave --ranks out or make them equal",
                         (int)options->ranks, size);
     }
+    warn_of_threads(run);
     return cox_layout_make(&run->layout, options, size, cox_cluster_n_threads(run->cluster));
 }
 

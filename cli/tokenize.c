@@ -69,6 +69,7 @@ static cox_status encode_message(const chats *c)
     cox_status status = request ? cox_io_read_all(NULL, "-", &text, &n) : COX_NO_MEMORY;
     if (status == COX_OK && strlen(text) != n)
         status = cox_fail(COX_INVALID, "standard input: a message cannot hold a NUL byte");
+    if (status == COX_OK) status = cox_tokenizer_check_text("standard input", text, n);
     if (status == COX_OK) status = cox_prompts_make_request(request, c->options, text);
     if (status == COX_OK)
         status = cox_session_tokenize(c->tokenizer, c->chat_template, NULL, request, &tokens);
@@ -196,6 +197,7 @@ static cox_status convert(const cox_options *options, const cox_tokenizer *token
     char *text = NULL;
     size_t n = 0;
     cox_status status = cox_io_read_all(NULL, "-", &text, &n);
+    if (status == COX_OK && !options->is_decode) status = cox_tokenizer_check_text("standard input", text, n);
     if (status == COX_OK) {
         status = options->is_decode ? decode(options, tokenizer, text) : encode(options, tokenizer, text, n);
     }

@@ -190,6 +190,7 @@ cox_status cox_cluster_create(cox_cluster **cluster, const cox_cluster_options *
     cox__starting *starting = NULL;
     cox_status status = cox__starting_begin(&starting, options->start_s);
     if (status == COX_OK) status = start_mpi(cluster, options);
+    if (status == COX_OK && (*cluster)->rank == 0) cox__launch_tell_start();
     cox__starting_end(starting);
     return status;
 }
@@ -231,6 +232,11 @@ const char *cox_cluster_host(const cox_cluster *c)
 int32_t cox_cluster_n_local(const cox_cluster *c)
 {
     return c->n_local;
+}
+
+int32_t cox_cluster_n_cores(const cox_cluster *c)
+{
+    return c->n_cores;
 }
 
 int32_t cox_cluster_n_threads(const cox_cluster *c)

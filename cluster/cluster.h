@@ -30,7 +30,8 @@ cox_cluster_options cox_cluster_options_defaults(void);
  * asks for more than one rank, cox_launch starts `mpirun -n n_ranks <this program> argv...` with the flags
  * that this machine needs, forwards SIGINT, SIGTERM, SIGUSR1 to it and returns its exit code in *exit_code.
  * drain_s > 0: the ranks listen (cluster/drain.h); then the first SIGTERM or SIGINT, of a terminal too, is
- * forwarded as SIGUSR1, and SIGTERM follows after drain_s or with the second one. Not collective. Errors:
+ * forwarded as SIGUSR1, and SIGTERM follows after drain_s or with the second one, or at once while not all
+ * ranks have started; signals that came after cox_drain_listen count. Not collective. Errors:
  * INVALID, NOT_FOUND (no mpirun: says which package), IO, REQUEUE (the ranks had to be ended).
  */
 bool cox_launch_is_inside(void);
@@ -71,6 +72,7 @@ int32_t cox_cluster_rank(const cox_cluster *cluster);
 int32_t cox_cluster_size(const cox_cluster *cluster);
 const char *cox_cluster_host(const cox_cluster *cluster); /* this rank's host name */
 int32_t cox_cluster_n_local(const cox_cluster *cluster);  /* ranks on this machine */
+int32_t cox_cluster_n_cores(const cox_cluster *cluster);  /* of this machine that its ranks may use */
 int32_t cox_cluster_n_threads(const cox_cluster *cluster);
 int32_t cox_cluster_n_coordinators(const cox_cluster *cluster);
 bool cox_cluster_is_coordinator(const cox_cluster *cluster);

@@ -62,6 +62,11 @@ const char *cox__launch_srun_tasks(void);
 /* launch.c: waits until the launcher has read what this rank has written on stderr, at most two seconds. */
 void cox__launch_flush(void);
 
+/* launch.c: rank 0 tells the cox_launch that started it, if one did, that all ranks are there: by a line on
+ * stderr, which cox_launch keeps to itself. */
+#define COX__STARTED "coxswain: all ranks have started\n"
+void cox__launch_tell_start(void);
+
 /* drain.c: what a process listens to waits, or if it has come, comes again, when the process has started
  * itself once more; release: it has not, after all. Nothing where nobody listens. */
 void cox__drain_hold(void);
@@ -114,6 +119,7 @@ bool cox__mail_advance(cox_cluster *cluster); /* moves messages; true when one i
  * held back. */
 typedef struct cox__noise {
     pid_t ending;           /* mpirun's process once it has been told to end, else 0 */
+    bool has_started;       /* rank 0 has said COX__STARTED */
     bool is_box;            /* between two lines of dashes */
     size_t n_held, line_at; /* bytes held back; where the last line begins */
     char held[8192];

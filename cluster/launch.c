@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/counters.h"
+#include "cluster/drain.h"
 #include "cluster/internal.h"
 
 enum { N_FLAGS = 32, EXIT_NOT_STARTED = 127 };
@@ -143,6 +144,13 @@ void cox_launch_part(bool has_spoken)
 
 /* --- mpirun --- */
 
+static const char TELLS_START[] = "COX_TELLS_START"; /* set for the ranks that cox_launch starts */
+
+void cox__launch_tell_start(void)
+{
+    if (getenv(TELLS_START)) fputs(COX__STARTED, stderr);
+}
+
 /* Containers often forbid to read another process' memory, which Open MPI takes for granted within a machine.
  */
 static bool can_read_processes(void)
@@ -242,7 +250,11 @@ static void pass_signal(child *c, const struct signalfd_siginfo *info)
     int number = (int)info->ssi_signo;
     bool is_of_terminal = info->ssi_code == SI_KERNEL, is_wish = number == SIGINT || number == SIGTERM;
     if (number == SIGCHLD) return;
-    if (is_wish && c->drain_s > 0 && c->asked_s == 0) {
+    bool asks = is_wish || number == SIGUSR1;
+    if (asks && c->drain_s > 0 && !c->noise.has_started) { /* nothing to drain, and nobody listens yet */
+        c->forced = "stopped by a signal before all ranks had started";
+        end_ranks(c, SIGTERM);
+    } else if (is_wish && c->drain_s > 0 && c->asked_s == 0) {
         c->asked_s = now_s;
         kill(c->pid, SIGUSR1);
     } else if (is_wish && c->drain_s > 0) {
@@ -322,7 +334,8 @@ static cox_status run(char *const arguments[], double drain_s, int *exit_code)
     sigprocmask(SIG_BLOCK, &signals, &before);
     child c = {.signals = signalfd(-1, &signals, SFD_CLOEXEC), .drain_s = drain_s};
     cox_status status = c.signals < 0 ? cox_fail(COX_IO, "cannot listen to signals: %s", strerror(errno))
-                                      : start(arguments, &c, &before);
+                        : cox_drain_is_wanted() ? cox_fail(COX_REQUEUE, "stopped by a signal")
+                                                : start(arguments, &c, &before);
     if (status == COX_OK) {
         *exit_code = wait_for(&c);
         bool is_parted = *exit_code == 0 || *exit_code == cox_status_exit_code(COX_REQUEUE);
@@ -344,6 +357,7 @@ cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const arg
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) return cox_fail(COX_IO, "cannot find this program's own path: %s", strerror(errno));
     program[length] = '\0';
+    setenv(TELLS_START, "1", 1);
     if (geteuid() == 0) {
         setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
         setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);

@@ -72,14 +72,15 @@ static void end_line(cox__noise *s)
     bool is_dashes =
         s->n_held - s->line_at == n_dashes && memcmp(s->held + s->line_at, DASHES, n_dashes) == 0;
     if (!s->is_box && !is_dashes) {
-        if (says_nothing(s->held, s->ending)) s->n_held = 0;
+        bool is_start = strcmp(s->held, COX__STARTED) == 0;
+        s->has_started = s->has_started || is_start;
+        if (is_start || says_nothing(s->held, s->ending)) s->n_held = 0;
         cox__noise_flush(s);
     } else if (s->is_box && is_dashes) {
-        for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++) {
-            if (!strstr(s->held, SAYS_NOTHING[i])) continue;
-            s->n_held = 0;
-            break;
-        }
+        bool is_dropped = s->ending > 0; /* whatever happened, it was told to */
+        for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++)
+            is_dropped = is_dropped || strstr(s->held, SAYS_NOTHING[i]);
+        if (is_dropped) s->n_held = 0;
         cox__noise_flush(s);
     } else {
         s->is_box = true;
@@ -94,6 +95,7 @@ static bool is_suspect(const cox__noise *s)
     size_t n = s->n_held - s->line_at;
     size_t n_name = n < sizeof MPIRUN - 1 ? n : sizeof MPIRUN - 1;
     return s->is_box || line[0] == '[' || memcmp(line, MPIRUN, n_name) == 0 ||
+           (n < sizeof COX__STARTED && memcmp(line, COX__STARTED, n) == 0) ||
            (n < sizeof DASHES && memcmp(line, DASHES, n) == 0);
 }
 

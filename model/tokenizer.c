@@ -166,17 +166,22 @@ static cox_status add_template(const cox_tokenizer *t, size_t first, size_t n, c
     return COX_OK;
 }
 
+cox_status cox_tokenizer_check_text(const char *where, const char *text, size_t n_bytes)
+{
+    size_t n_valid = cox__utf8_valid_prefix(text, n_bytes);
+    if (n_valid == n_bytes) return COX_OK;
+    return cox_fail(COX_INVALID, "%s is not valid UTF-8: byte %zu is 0x%02x", where, n_valid,
+                    (unsigned char)text[n_valid]);
+}
+
 cox_status cox_tokenizer_encode(const cox_tokenizer *tokenizer, const char *text, size_t n_bytes,
                                 bool add_special, cox_tokens *tokens)
 {
-    size_t n_valid = cox__utf8_valid_prefix(text, n_bytes);
-    if (n_valid < n_bytes) {
-        return cox_fail(COX_INVALID, "the text is not valid UTF-8: byte %zu is 0x%02x", n_valid,
-                        (unsigned char)text[n_valid]);
-    }
+    cox_status status = cox_tokenizer_check_text("the text", text, n_bytes);
+    if (status != COX_OK) return status;
     size_t n_before_call = tokens->n;
     cox__scratch scratch = {0};
-    cox_status status = add_special ? add_template(tokenizer, 0, tokenizer->n_before, tokens) : COX_OK;
+    status = add_special ? add_template(tokenizer, 0, tokenizer->n_before, tokens) : COX_OK;
     if (status == COX_OK) status = encode_text(tokenizer, text, n_bytes, &scratch, tokens);
     if (status == COX_OK && add_special) {
         status = add_template(tokenizer, tokenizer->n_before, tokenizer->n_after, tokens);

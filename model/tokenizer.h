@@ -30,6 +30,10 @@ void cox_tokenizer_destroy(cox_tokenizer *tokenizer); /* NULL is allowed */
 /* One more than the highest id. */
 int32_t cox_tokenizer_n_ids(const cox_tokenizer *tokenizer);
 
+/* Before a text becomes part of another one. Errors: INVALID ("WHERE is not valid UTF-8: ...", with the
+ * offset of the first bad byte). */
+cox_status cox_tokenizer_check_text(const char *where, const char *text, size_t n_bytes);
+
 /*
  * Appends the ids of n_bytes of UTF-8 text to *tokens. Special tokens that stand in the text become
  * their ids, as in `tokenizers`. add_special: apply the post-processor's template (bos and the like).

@@ -440,7 +440,6 @@ cox_status cox_request_read_body(cox_request *request, const json_t *body, bool 
 
 static cox_status read_line_object(cox_request *request, const json_t *line, const char *where)
 {
-    if (!json_is_object(line)) return cox_fail(COX_BAD_FILE, "%s: not a JSON object", where);
     const char *custom_id = NULL, *method = "POST", *url = NULL;
     cox_status status = cox_json_string(line, where, "custom_id", true, &custom_id);
     if (status == COX_OK && *custom_id == '\0')
@@ -506,10 +505,13 @@ static cox_status recover_custom_id(cox_request *request, const char *line, size
     return status;
 }
 
+static const char LINE_FORM[] =
+    "{\"custom_id\": \"...\", \"url\": \"/v1/chat/completions\", \"body\": {\"messages\": [...]}}";
+
 cox_status cox_request_read_line(cox_request *request, const char *line, size_t n_bytes, const char *where)
 {
     json_t *object = NULL;
-    cox_status status = cox_json_load_text(&object, line, n_bytes, where);
+    cox_status status = cox_json_load_line(&object, line, n_bytes, where, LINE_FORM);
     if (status == COX_BAD_FILE && recover_custom_id(request, line, n_bytes) != COX_OK) return COX_NO_MEMORY;
     if (status != COX_OK) return status;
     status = read_line_object(request, object, where);

@@ -305,6 +305,12 @@ cox_status cox_rules_load(cox_rules **rules, const char *path)
     json_t *json = NULL;
     cox_status status = cox_json_load_file(&json, path);
     if (status == COX_OK) status = cox_rules_from_json(rules, json, path);
+    if (status == COX_BAD_FILE && !json_is_object(json)) {
+        status = cox_fail(status,
+                          "%s; rules are {\"version\": 1, \"matchers\": {...}, \"labels\": [...]} "
+                          "(docs/formats.md)",
+                          cox_status_message());
+    }
     json_decref(json);
     return status;
 }

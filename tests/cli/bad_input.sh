@@ -41,7 +41,24 @@ check "which says so" grep -q "raise --kv-memory" "$work/full.err"
 refuses 6 "available" generate --model "$model" "${ask[@]}" --kv-memory 900T --ranks 2
 refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))"
 refuses 7 "context|positions|KV" generate --model "$model" --prompt "$(printf 'kite %.0s' $(seq 5000))" --ranks 2
-refuses 2 "UTF-8" generate --model "$model" --prompt $'bad \xff byte'
+refuses 2 "prompt is not valid UTF-8: byte 4 is 0xff" generate --model "$model" --prompt $'bad \xff byte'
+printf 'bad \xff byte' > "$work/byte.txt"
+refuses 2 "byte.txt is not valid UTF-8: byte 4 is 0xff" generate --model "$model" --prompt-file "$work/byte.txt"
+refuses 2 "byte.txt is not valid UTF-8: byte 4 is 0xff" generate --model "$model" --prompt-file "$work/byte.txt" --ranks 2
+
+# Lines say what form they should have.
+for bad in 'no json' '[1]' '{"text": "x"}'; do
+    echo "$bad" > "$work/form.jsonl"
+    refuses 4 'form.jsonl: line 1: .*; a line is \{"prompt": "..."\}' routes --model "$model" --a "$work/form.jsonl" \
+        --b "$work/form.jsonl"
+    [ "$bad" = '{"text": "x"}' ] || refuses 4 'form.jsonl: line 1: .*; a line is \{"prompt": "..."\}' evaluate \
+        --model "$model" --rules "$model/rules.json" --prompts "$work/form.jsonl"
+    refuses 4 'form.jsonl.*; rules are|unknown key "text"; the keys are version' evaluate --rules "$work/form.jsonl" --results x
+done
+echo 'no json' > "$work/form.jsonl"
+refuses 2 'line 1: .*; a line is \{"custom_id"' batch --model "$model" --input "$work/form.jsonl" --output "$work/form.out"
+refuses 4 'form.jsonl: line 1: .*; a line is as `batch` writes it' evaluate --rules "$model/rules.json" \
+    --results "$work/form.jsonl"
 
 # What is read is never written over, --force or not.
 echo '{"custom_id":"1","url":"/v1/completions","body":{"prompt":"kite","max_tokens":1}}' > "$work/requests.jsonl"

@@ -30,7 +30,7 @@ base=(capture --model "$model" --input "$a" --output "$work/new")
 refuses 2 "is not empty" capture --model "$model" --input "$a" --output "$work/rows"
 capture --output "$work/rows" --statistics --force > /dev/null
 check "--force takes the old shards away" test "$(find "$work/rows" -type f | wc -l)" = 2
-refuses 2 "no such site" "${base[@]}" --sites resid
+refuses 2 "unknown site" "${base[@]}" --sites resid
 refuses 2 "only the site expert_out has experts" "${base[@]}" --experts 3
 refuses 2 "not among --sites" "${base[@]}" --counterfactual
 refuses 2 "coxswain routes" "${base[@]}" --routes --statistics

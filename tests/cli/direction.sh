@@ -33,7 +33,7 @@ check "and where it came from" grep -q '"file":"'"$a"'".*"prompts":80' <("$coxsw
 
 base=(direction --model "$model" --a "$a" --b "$b" --output "$work/new.safetensors")
 refuses 2 "exists" direction --model "$model" --a "$a" --b "$b" --output "$work/one.safetensors"
-refuses 2 "no such site" "${base[@]}" --site resid
+refuses 2 "unknown site" "${base[@]}" --site resid
 refuses 2 "only --site expert_out has experts" "${base[@]}" --expert 3
 refuses 2 "experts 0 to 15" "${base[@]}" --site expert_out --expert 1,16
 refuses 2 "is not a number, nor a list" "${base[@]}" --layer 1,
@@ -64,8 +64,8 @@ bad() {
     refuses "$code" "bad.jsonl: line 2.*$pattern" direction --model "$model" --a "$work/bad.jsonl" --b "$b" \
         --output "$work/new.safetensors" "$@"
 }
-bad 4 "expected" '{"text": "How?"}'
-bad 4 "expected" '["How?"]'
+bad 4 "a line is" '{"text": "How?"}'
+bad 4 "a line is" '["How?"]'
 bad 4 "" '{"prompt": "How?"'
 bad 4 "prompt" '{"prompt": 5}'
 bad 4 "message 0" '{"messages": ["x"]}'

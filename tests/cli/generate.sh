@@ -82,6 +82,26 @@ check "a row for each rank" test "$(grep -Ec '^ +[0-2]  .*MiB' "$work/table.txt"
 check "its stages" test "$(grep -Ec '^ +[0-2]( +[0-9]+[.][0-9]{3}){11}$' "$work/table.txt")" = 3
 check "the table is not text" cmp "$work/whole.txt" "$work/out.txt"
 
+# What has no effect, or not the one that was meant, gets a line, once.
+warned() { # COUNT PATTERN ARGUMENTS...
+    local count=$1 pattern=$2
+    shift 2
+    "$coxswain" generate --model "$model" --max-tokens 2 --progress none "$@" > "$work/out.txt" 2> "$work/err.txt"
+    check "$* is answered" test $? = 0
+    check "$* warns $count times" test "$(grep -Ec "^warning: $pattern" "$work/err.txt")" = "$count"
+    check "$* says nothing else" test "$(wc -l < "$work/err.txt")" = "$count"
+}
+warned 0 "" --prompt "What is a kite?"
+warned 0 "" --prompt "What is a kite?" --top-k 3 --temperature 1 --threads 1
+warned 0 "" --prompt "What is a kite?" --ranks 3
+warned 1 "--top-k changes nothing at temperature 0" --prompt "What is a kite?" --top-k 3
+warned 1 "--top-p changes nothing" --prompt "What is a kite?" --top-p 0.5 --ranks 2
+warned 1 "--min-p changes nothing" --prompt "What is a kite?" --min-p 0.5
+warned 1 "prompt 2 is empty" --prompt "What is a kite?" --prompt "" --ranks 2
+warned 1 "prompt 1 is empty" --prompt-file <(echo)
+warned 1 "[0-9]+ threads of each of 1 rank for the [0-9]+ cores? of" --prompt "What is a kite?" --threads $(($(nproc) + 1))
+warned 1 "$(nproc) threads? of each of 2 ranks for the" --prompt "What is a kite?" --threads "$(nproc)" --ranks 2
+
 # Threads that wait give up their core soon: GNU OpenMP says at the program's start how often they look before they sleep.
 spins() { # ARGUMENTS...: of the last start of the program
     env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT OMP_DISPLAY_ENV=verbose "$@" "$coxswain" generate --model "$model" \

@@ -25,6 +25,24 @@ echo "$ids" > "$work/ids.txt"
 "$coxswain" logits --model "$model" --tokens-file "$work/ids.txt" --output "$work/file.safetensors"
 check "ids from a file" cmp "$work/one.safetensors" "$work/file.safetensors"
 
+# Into the folder of the model: its own files are safe, also those that only an index names; others are replaced.
+mkdir "$work/own"
+cp "$model"/*.json "$work/own"
+cp "$model/model.safetensors" "$work/own/part.safetensors"
+{ # all tensors in one shard
+    printf '{"weight_map":{'
+    head -c $((8 + $(od -An -t u8 -N 8 "$model/model.safetensors"))) "$model/model.safetensors" | tail -c +9 | tr '{' '\n' |
+        grep -ao '"[a-z][a-z_.0-9]*":$' | grep -v metadata | sed 's/$/"part.safetensors"/' | paste -sd,
+    printf '}}'
+} > "$work/own/model.safetensors.index.json"
+for round in 1 2; do
+    "$coxswain" logits --model "$work/own" --tokens "$ids" --output "$work/own/logits.safetensors" --force
+    check "round $round" test $? = 0
+    check "into the model's folder, round $round" cmp "$work/own/logits.safetensors" "$work/one.safetensors"
+done
+refuses 2 "which this command reads" logits --model "$work/own" --tokens 1 --output "$work/own/part.safetensors" --force
+refuses 2 "which this command reads" logits --model "$work/own" --tokens 1 --output "$work/own/tokenizer.json" --force
+
 refuses 2 "exists" logits --model "$model" --tokens "1" --output "$work/one.safetensors"
 refuses 2 "\"x\" is not a token id" logits --model "$model" --tokens "1 x" --output "$work/new.safetensors"
 refuses 2 "99999999" logits --model "$model" --tokens "1 99999999" --output "$work/new.safetensors"

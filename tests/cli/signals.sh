@@ -70,13 +70,21 @@ sleep 2
 kill -INT $job
 ends "generate waiting for its prompt" "stopped by a signal while reading -"
 
+# Whenever it comes, from the first moments on.
+for moment in 0.2 0.4 0.6 0.8 1 1.2; do
+    begin "" "${generate[@]}" --ranks 3
+    sleep $moment
+    kill -INT $job
+    ends "SIGINT after $moment s" "(rank . on [^ ]*: )?stopped by a signal"
+done
+
 # An mpirun that crashes when it is asked to end, as Open MPI's may; what ranks say stays.
 mkdir "$work/bin"
 cat > "$work/bin/mpirun" << EOF
 #!/bin/bash
 trap 'echo "mpirun: Forwarding signal 10 to job" >&2' USR1
 trap 'for i in 1 2; do echo "[host:\$\$] *** Process received signal ***"; done >&2; exit 139' TERM
-echo "[host:1] rank 0 speaks" >&2
+printf '%s\n' "[host:1] rank 0 speaks" "coxswain: all ranks have started" >&2
 touch "$work/started"
 while :; do sleep 0.1; done
 EOF
