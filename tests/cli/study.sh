@@ -89,6 +89,9 @@ wrong() { # CODE PATTERN ARGUMENTS...: of scripts/study
 }
 wrong 1 'whole/olmoe-velk/study holds a study with other options \(limit\)' "$model" --lists study --limit 7 --layers 3 \
     --strengths=-25,8 --seeds 1 --best 1 --max-tokens 48 --output "$work/whole"
+wrong 1 'whole/olmoe-velk/study holds a study with other options \(system, template_kwargs\)' "$model" --lists study --limit 6 --layers 3 \
+    --strengths=-25,8 --seeds 1 --best 1 --max-tokens 48 --output "$work/whole" --system "Be brief." --template-kwargs '{"n": 1}'
+wrong 1 'template nonesuch: neither a file nor' "$model" --lists study --template nonesuch --output "$work/new0"
 wrong 1 "$work/nothing is no model folder" "$work/nothing" --output "$work/new"
 wrong 1 'has no a-train.jsonl' "$model" --lists "$work" --output "$work/new"
 wrong 1 'no/rules is not there' "$model" --rules no/rules --output "$work/new"
