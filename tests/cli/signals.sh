@@ -70,6 +70,20 @@ sleep 2
 kill -INT $job
 ends "generate waiting for its prompt" "stopped by a signal while reading -"
 
+# A sweep of 600 cells.
+a=$model/prompts/topic-how.jsonl b=$model/prompts/ordinary-how.jsonl
+"$coxswain" direction --model "$model" --a "$a" --b "$b" --limit 8 --output "$work/v.safetensors" > /dev/null 2>&1
+cat > "$work/grid.json" << GRID
+{"version": 1, "blocks": [{"name": "x", "site": "resid_post", "vectors": "v.safetensors", "layers": [0, 1, 2, 3, 4, 5],
+  "strengths": [$(seq -s, 100)]}]}
+GRID
+for ranks in 1 3; do
+    begin "$work/cells/stage1.jsonl" sweep --model "$model" --grid "$work/grid.json" --a "$a" --b "$b" \
+        --rules "$model/rules.json" --output "$work/cells" --ranks $ranks
+    kill -INT -- -$job
+    ends "SIGINT to a sweep on $ranks" "stopped by a signal; the same command goes on"
+done
+
 # Whenever it comes, from the first moments on.
 for moment in 0.2 0.4 0.6 0.8 1 1.2; do
     begin "" "${generate[@]}" --ranks 3
