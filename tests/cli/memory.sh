@@ -29,7 +29,7 @@ compare() {
     "$coxswain" logits --model "$work/model" --tokens "1 2 3 4 5 6 7 8" --output "$work/logits.safetensors" --force \
         $layout --stats --progress none 2> "$work/table"
     check "$layout runs" test $? = 0
-    awk '/^ +[0-9]+  / { factor = $6 == "GiB" ? 1073741824 : $6 == "MiB" ? 1048576 : 1024; printf "%.0f\n", $5 * factor }' \
+    awk '/^ +[0-9]+  .*iB/ { factor = $6 == "GiB" ? 1073741824 : $6 == "MiB" ? 1048576 : 1024; printf "%.0f\n", $5 * factor }' \
         "$work/table" > "$work/held"
     check "$layout: a number for each rank" test "$(wc -l < "$work/held")" = "$(wc -l < "$work/foretold")" -a -s "$work/held"
     check "$layout: within a tenth" awk 'NR == FNR { foretold[FNR] = $1; next }
