@@ -65,6 +65,7 @@ static cox_status take_answer(void *context, json_t *line, const char *where, in
     const char *id = NULL;
     (void)number;
     cox_status status = cox_json_string(line, where, "custom_id", true, &id);
+    if (status != COX_OK) cox_fail(status, "%s; a line is %s", cox_status_message(), ANSWER_FORM);
     const json_t *before = status == COX_OK ? json_object_get(by_id, id) : NULL;
     if (status == COX_OK && !is_answer(line) && !json_object_get(body_of(line), "error")) {
         status =

@@ -46,9 +46,6 @@ typedef struct generate {
 
 static cox_status add_prompt(generate *g, const char *text, size_t n, const char *where)
 {
-    json_t *checked = json_stringn(text, n);
-    json_decref(checked);
-    if (!checked) return cox_fail(COX_INVALID, "%s: a prompt is not valid UTF-8", where);
     if (strlen(text) != n) return cox_fail(COX_INVALID, "%s: a prompt cannot hold a NUL byte", where);
     cox_status status = cox_tokenizer_check_text(where, text, n);
     if (status != COX_OK) return status;

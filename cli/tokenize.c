@@ -89,7 +89,7 @@ static cox_status render_line(const chats *c, const char *line, size_t n_line, c
     cox_status status = request ? COX_OK : COX_NO_MEMORY;
     if (status == COX_OK && !line)
         status = cox_fail(COX_TOO_LONG, "%s: longer than %d bytes", where, COX_LINE_MAX_BYTES);
-    if (status == COX_OK) status = cox_json_load_text(&json, line, n_line, where);
+    if (status == COX_OK) status = cox_json_load_line(&json, line, n_line, where, "{\"messages\": [...]}");
     if (status == COX_OK) status = cox_request_set_chat(request, json, where);
     if (status == COX_OK) status = cox_prompts_apply_options(request, c->options, where);
     if (status == COX_OK) {

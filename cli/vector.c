@@ -6,11 +6,13 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/nearest.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "model/model.h"
 #include "steering/gguf.h"
+#include "steering/plan.h"
 #include "steering/vector_math.h"
 
 static const char help[] =
@@ -99,6 +101,22 @@ static cox_status show(const cox_arguments *arguments)
 
 /* --- import and export --- */
 
+#define X(name, text) text,
+static const char *const operations[] = {COX_OP_LIST(X)};
+static const char *const weightings[] = {COX_WEIGHTING_LIST(X)};
+#undef X
+
+/* Is the word one of the n known ones? Errors: INVALID, with the nearest. */
+static cox_status check_word(const char *option, const char *word, const char *const *known, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(known[i], word) == 0) return COX_OK;
+    }
+    cox_nearest nearest = cox_nearest_to(word, strlen(word));
+    cox_nearest_offer_all(&nearest, known, n);
+    return cox_fail(COX_INVALID, "%s: \"%.60s\" is not known%s", option, word, nearest.hint);
+}
+
 /* What the command line states; -1, NULL and UNSTATED: nothing. A fact that the file states otherwise is
  * refused. */
 static cox_status state_facts(const cox_arguments *arguments, cox_vector *v)
@@ -120,11 +138,13 @@ static cox_status state_facts(const cox_arguments *arguments, cox_vector *v)
     }
     v->layer = (int32_t)layer;
     v->expert = (int32_t)expert;
-    if (cox_arguments_get(arguments, "--operation"))
-        v->operation = cox_arguments_get(arguments, "--operation");
-    if (cox_arguments_get(arguments, "--weighting"))
-        v->weighting = cox_arguments_get(arguments, "--weighting");
-    return COX_OK;
+    const char *operation = cox_arguments_get(arguments, "--operation");
+    const char *weighting = cox_arguments_get(arguments, "--weighting");
+    if (operation) v->operation = operation;
+    if (weighting) v->weighting = weighting;
+    status = operation ? check_word("--operation", operation, operations, COX_N_OPS) : COX_OK;
+    return status == COX_OK && weighting ? check_word("--weighting", weighting, weightings, COX_N_WEIGHTINGS)
+                                         : status;
 }
 
 static cox_status state_model(const cox_model *model, const char *tokenizer, cox_vector *v)

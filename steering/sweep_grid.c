@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/nearest.h"
 
 typedef struct reader {
     cox_sweep_grid *grid;
@@ -19,6 +20,15 @@ static const char *const control_names[] = {"direction", "random_direction", "ra
 const char *cox_sweep_control_name(cox_sweep_control control)
 {
     return control_names[control];
+}
+
+/* words: the known ones, parted by ", ". */
+static cox_status unknown_word(const reader *r, const char *key, const char *word, const char *words)
+{
+    cox_nearest nearest = cox_nearest_to(word, strlen(word));
+    cox_nearest_offer_words(&nearest, words, ", ");
+    return cox_fail(COX_INVALID, "%s: key %s has \"%.60s\"; a grid takes %s%s", r->where, key, word, words,
+                    nearest.hint);
 }
 
 /* --- Lists --- */
@@ -163,8 +173,7 @@ static cox_status find_weighting(const reader *r, const char *name, cox_weightin
             return COX_OK;
         }
     }
-    return cox_fail(COX_INVALID, "%s: key \"weightings\" must list routed, post_gate, soft or unweighted",
-                    r->where);
+    return unknown_word(r, "\"weightings\"", name ? name : "", "routed, post_gate, soft, unweighted");
 }
 
 static cox_status read_weightings(const reader *r, cox_sweep_block *b)
@@ -197,7 +206,7 @@ static cox_status read_op(const reader *r, cox_sweep_block *b)
     if (status != COX_OK) return status;
     b->op = strcmp(name, "ablate") == 0 ? COX_OP_ABLATE : COX_OP_ADD;
     if (strcmp(name, cox_op_name(b->op)) == 0) return COX_OK;
-    return cox_fail(COX_INVALID, "%s: key \"op\" is \"%.60s\"; a grid takes add and ablate", r->where, name);
+    return unknown_word(r, "\"op\"", name, "add, ablate");
 }
 
 static cox_status read_site(const reader *r, cox_sweep_block *b)
@@ -207,8 +216,8 @@ static cox_status read_site(const reader *r, cox_sweep_block *b)
     if (status != COX_OK) return status;
     b->site = cox_site_find(name);
     if (b->site != COX_SITE_UNSTATED && b->site != COX_SITE_ROUTER_LOGITS) return COX_OK;
-    return cox_fail(COX_INVALID, "%s: key \"site\" is \"%.60s\"; a grid takes %s", r->where, name,
-                    "resid_pre, attn_out, resid_mid, expert_out, moe_out and resid_post");
+    return unknown_word(r, "\"site\"", name,
+                        "resid_pre, attn_out, resid_mid, expert_out, moe_out, resid_post");
 }
 
 /* {"apply": {"sites": [...], "layers": "all"}}: the vector at more places than its own. */
@@ -234,10 +243,8 @@ static cox_status read_apply(const reader *r, cox_sweep_block *b)
         const char *name = json_string_value(json_array_get(sites, i));
         cox_site site = name ? cox_site_find(name) : COX_SITE_UNSTATED;
         if (site == COX_SITE_UNSTATED || needs_experts(site))
-            return cox_fail(COX_INVALID,
-                            "%s: key \"apply\".\"sites\": item %zu is not a site of the residual "
-                            "stream, attention or FFN block",
-                            r->where, i);
+            return unknown_word(r, "\"apply\".\"sites\"", name ? name : "",
+                                "resid_pre, attn_out, resid_mid, moe_out, resid_post");
         b->apply_sites[b->n_apply_sites++] = site;
     }
     return COX_OK;
@@ -269,8 +276,7 @@ static cox_status read_control(const reader *r, cox_sweep_block *b)
         }
         return COX_OK;
     }
-    return cox_fail(COX_INVALID, "%s: key \"control\" is \"%.60s\"; it takes random_direction, random_expert",
-                    r->where, name);
+    return unknown_word(r, "\"control\"", name, "random_direction, random_expert");
 }
 
 /* --- Blocks --- */

@@ -51,6 +51,8 @@ refuses 2 "v.safetensors and .*tokens.st: .*different tokenizers" vector combine
 check "nothing is written" test ! -e "$work/new.st"
 check "a GGUF vector" vector export "$known" --output "$work/v.gguf"
 "$coxswain" vector import "$work/v.gguf" --output "$work/in/plans/imported.safetensors"
+refuses 2 'operation: "ad" is not known; did you mean "add"' vector import "$work/v.gguf" --output "$work/y" --operation ad
+refuses 2 'weighting: "sotf" is not known; did you mean "soft"' vector import "$work/v.gguf" --output "$work/y" --weighting sotf
 cp "$work/v.gguf" "$work/in/plans/v.gguf"
 steered_digest() { # PLAN
     echo "$1" > "$work/in/plans/gguf.json"

@@ -65,7 +65,7 @@ job=$!
 wait_for_cells "$(($(wc -l < "$cut/grid/stage1.jsonl") + 5))"
 kill -KILL $job
 wait $job
-sleep 0.2
+for _ in $(seq 50); do pgrep -f -- "--output $cut/grid" > /dev/null || break; sleep 0.1; done
 check "what a killed study ran ends with it" test -z "$(pgrep -f -- "--output $cut/grid")"
 "${study[@]}" --output "$work/cut" > "$work/cut.md" 2> "$work/err.txt"
 check "the same command goes on" test $? = 0

@@ -154,6 +154,11 @@ static void test_refusals(void **state)
     refused("{'version': 1, 'blocks': [{'site': 'resid_post', 'vectors': 'v'}]}", "\"name\" is missing");
 #define ONE(fields) "{'version': 1, 'blocks': [{'name': 'n', 'vectors': 'v', " fields "}]}"
     refused(ONE("'site': 'nowhere'"), "\"nowhere\"");
+    refused(ONE("'site': 'resid_psot'"), "did you mean \"resid_post\"");
+    refused(ONE("'site': 'resid_post', 'op': 'ablat'"), "did you mean \"ablate\"");
+    refused(ONE("'site': 'resid_post', 'apply': {'sites': ['resid_mdi']}"), "did you mean \"resid_mid\"");
+    refused(ONE("'site': 'expert_out', 'weightings': ['sof']"), "did you mean \"soft\"");
+    refused(ONE("'site': 'resid_post', 'control': 'random_diretion'"), "did you mean \"random_direction\"");
     refused(ONE("'site': 'resid_post', 'layer': 3"), "unknown key \"layer\"");
     refused(ONE("'site': 'resid_post', 'layers': [77]"), "\"layers\": item 0");
     refused(ONE("'site': 'resid_post', 'layers': [1, 1]"), "listed twice");
