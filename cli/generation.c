@@ -206,7 +206,7 @@ static cox_status apply_file(cox_options *options, const char *path)
 {
     json_t *object = NULL;
     cox_generation g;
-    cox_status status = cox_json_load_file(&object, path);
+    cox_status status = cox_json_load_python_file(&object, path);
     if (status == COX_OK) status = cox_generation_read(&g, object, path);
     json_decref(object);
     if (options->uses_generation_config)

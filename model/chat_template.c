@@ -103,11 +103,15 @@ static cox_status add_more_files(cox_chat_template *t, json_t *templates, const 
     return status;
 }
 
-/* "chat_template" of tokenizer_config.json: a string, or a list or an object of named ones. */
-static cox_status add_inner(json_t *templates, const json_t *inner)
+cox_status cox__chat_add_templates(json_t *templates, const json_t *inner)
 {
     int failed = json_is_string(inner) ? json_object_set(templates, "default", (json_t *)inner) : 0;
-    if (json_is_object(inner)) failed = json_object_update(templates, (json_t *)inner);
+    const char *key;
+    json_t *named;
+    json_object_foreach((json_t *)inner, key, named)
+    {
+        if (json_is_string(named)) failed |= json_object_set(templates, key, named);
+    }
     for (size_t i = 0; i < json_array_size(inner) && !failed; i++) {
         const json_t *one = json_array_get(inner, i);
         const char *name = json_string_value(json_object_get(one, "name"));
@@ -125,7 +129,7 @@ static cox_status find_in_folder(cox_chat_template *t, json_t *templates, const 
     if (status == COX_OK) status = add_file(t, templates, path, "default", strlen("default"));
     if (status == COX_OK) status = add_more_files(t, templates, folder);
     if (status != COX_OK || json_object_size(templates) > 0) return status;
-    status = add_inner(templates, json_object_get(config, "chat_template"));
+    status = cox__chat_add_templates(templates, json_object_get(config, "chat_template"));
     if (status == COX_OK && json_object_size(templates) == 0) {
         return cox_fail(
             COX_NOT_FOUND,
@@ -183,8 +187,7 @@ static bool ends_in_token(const char *key)
     return n > n_end && strcmp(key + n - n_end, "_token") == 0;
 }
 
-/* Every "..._token" of an object of a file, and those of its extra_special_tokens. null takes one away. */
-static int add_tokens(json_t *tokens, const json_t *file, bool has_any_name)
+int cox__chat_add_tokens(json_t *tokens, const json_t *file, bool has_any_name)
 {
     const char *key = NULL;
     json_t *value = NULL;
@@ -193,7 +196,7 @@ static int add_tokens(json_t *tokens, const json_t *file, bool has_any_name)
     {
         bool is_extra =
             strcmp(key, "extra_special_tokens") == 0 || strcmp(key, "model_specific_special_tokens") == 0;
-        if (is_extra && json_is_object(value)) failed |= add_tokens(tokens, value, true);
+        if (is_extra && json_is_object(value)) failed |= cox__chat_add_tokens(tokens, value, true);
         if (is_extra || (!has_any_name && !ends_in_token(key))) continue;
         json_t *token = token_of(value);
         if (token) failed |= json_object_set(tokens, key, token);
@@ -234,10 +237,10 @@ static cox_status add_all_tokens(json_t *tokens, const char *folder, const json_
 {
     json_t *map = NULL;
     cox_status status = add_class_tokens(tokens, folder, config);
-    int failed = add_tokens(tokens, config, false);
+    int failed = cox__chat_add_tokens(tokens, config, false);
     if (status == COX_OK && !json_object_get(config, "added_tokens_decoder"))
         status = read_json(folder, "special_tokens_map.json", &map);
-    if (map) failed |= add_tokens(tokens, map, false);
+    if (map) failed |= cox__chat_add_tokens(tokens, map, false);
     json_decref(map);
     return status == COX_OK && failed ? out_of_memory() : status;
 }

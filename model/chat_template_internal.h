@@ -7,6 +7,13 @@
 
 #define COX__CHAT_FORM_NAMES "olmoe, mixtral, gpt-oss, gpt-oss-bare, qwen3, chatml, organism"
 
+/* What tokenizer_config.json says, read from memory. "chat_template": a string, or a list or an object of
+ * named ones, into the object `templates`. Errors: NO_MEMORY. */
+cox_status cox__chat_add_templates(json_t *templates, const json_t *inner);
+/* Every "..._token" of an object of a file (any name: has_any_name), and those of its extra_special_tokens,
+ * into the object `tokens`. null takes one away. Not 0: out of memory. */
+int cox__chat_add_tokens(json_t *tokens, const json_t *file, bool has_any_name);
+
 /* A template with a name, its Jinja text, and how C writes plain conversations. Static. */
 typedef struct cox__chat_form cox__chat_form;
 

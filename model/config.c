@@ -127,12 +127,13 @@ cox_status cox__config_ids(const cox__config *config, const char *key, int32_t *
     }
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
-        if (!json_is_integer(id)) {
+        bool is_beyond = json_is_real(id) && fabs(json_real_value(id)) >= 9e18; /* of 64 bits */
+        if (!json_is_integer(id) && !is_beyond) {
             return cox_fail(COX_BAD_FILE, "%s: key \"%s\" must be a token id or a list of them",
                             config->where, key);
         }
         json_int_t number = json_integer_value(id);
-        ids[i] = number < 0 || number > INT32_MAX ? -1 : (int32_t)number;
+        ids[i] = is_beyond || number < 0 || number > INT32_MAX ? -1 : (int32_t)number;
     }
     *n = (int32_t)count;
     return COX_OK;

@@ -234,12 +234,13 @@ enum { MAX_EOS = sizeof((cox_model *)0)->eos_ids / sizeof(int32_t) };
 /* generate() of transformers knows only what the file says: no default of the config classes counts here. */
 static cox_status read_special_tokens(const cox__config *config, cox_model *m)
 {
-    int32_t bos[1] = {-1}, n_bos = 0;
+    const json_t *bos = json_object_get(config->object, "bos_token_id"); /* whatever it is, no text fails */
+    bool has_bos =
+        json_is_integer(bos) && json_integer_value(bos) >= 0 && json_integer_value(bos) < INT32_MAX;
+    m->bos_id = has_bos ? (int32_t)json_integer_value(bos) : -1;
     m->n_eos = 0;
     m->eos_note = NULL;
-    cox_status status = cox__config_ids(config, "bos_token_id", bos, 1, &n_bos);
-    if (status == COX_OK) status = cox__config_ids(config, "eos_token_id", m->eos_ids, MAX_EOS, &m->n_eos);
-    m->bos_id = status == COX_OK && n_bos ? bos[0] : -1;
+    cox_status status = cox__config_ids(config, "eos_token_id", m->eos_ids, MAX_EOS, &m->n_eos);
     if (status == COX_OK) status = note_eos(config, m);
     if (status == COX_OK) drop_unknown_ids(m);
     return status;

@@ -140,7 +140,8 @@ static cox_status check_pointer(const char *folder, const char *name)
 static bool opens_a_model(const char *name)
 {
     return strcmp(name, "config.json") == 0 || strcmp(name, "generation_config.json") == 0 ||
-           strcmp(name, "model.safetensors.index.json") == 0 ||
+           strcmp(name, "tokenizer_config.json") == 0 || strcmp(name, "special_tokens_map.json") == 0 ||
+           ends_with(name, ".jinja") || strcmp(name, "model.safetensors.index.json") == 0 ||
            (strncmp(name, "model", 5) == 0 && ends_with(name, ".safetensors"));
 }
 

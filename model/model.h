@@ -86,7 +86,7 @@ typedef struct cox_model {
     cox_rope_config rope;
     const cox_layer_spec *layers; /* [n_layers] */
     int32_t n_eos;                /* ids that end a generation: generation_config.json, else config.json */
-    int32_t eos_ids[8];
+    int32_t eos_ids[256];
     const char *eos_note; /* one line for whoever generates text: a file names an end token beyond the
                              vocabulary; NULL: none does */
     int32_t bos_id;       /* -1: none */

@@ -160,7 +160,7 @@ cox_status cox_request_set_chat(cox_request *request, const json_t *body, const 
     cox_status status = chat ? COX_OK : out_of_memory();
     for (size_t i = 0; i < sizeof chat_fields / sizeof *chat_fields && status == COX_OK; i++) {
         json_t *value = json_object_get(body, chat_fields[i].key);
-        if (!value && i > 0) continue;
+        if (i > 0 && (!value || json_is_null(value))) continue; /* null: left out */
         status = check_chat_field(&chat_fields[i], value ? value : json_null(), where);
         if (status == COX_OK && json_object_set(chat, chat_fields[i].key, value) != 0)
             status = out_of_memory();

@@ -207,6 +207,13 @@ for command in generate batch tokenize capture direction routes sweep evaluate d
     done
 done
 
+# null is left out, whoever renders
+echo '{"messages":[{"role":"user","content":"x"}],"add_generation_prompt":null,"tools":null}' > "$work/null.jsonl"
+for kwargs in '{}' '{"n":1}'; do
+    "$coxswain" tokenize --model "$model" --chat --template-kwargs "$kwargs" --conversations "$work/null.jsonl"
+done > "$work/out.json"
+check "null asks for nothing else" test "$(sort -u "$work/out.json" | grep -c '<|assistant|>')" = 1 -a "$(sort -u "$work/out.json" | wc -l)" = 1
+
 # Refusals
 refuses 2 "JSON object" generate --model "$model" --prompt x --template-kwargs '[1]'
 refuses 2 "neither a file nor" generate --model "$model" --prompt x --template "$work/none.jinja"

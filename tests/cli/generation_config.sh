@@ -41,6 +41,9 @@ refuses 5 "not built: num_beams 4, no_repeat_ngram_size 3" "${ask[@]}" --generat
 "$coxswain" "${ask[@]}" > "$work/beams.txt" 2> "$work/beams.err"
 check "without it greedy goes on" cmp "$work/beams.txt" "$work/greedy.txt"
 check "and tells" grep -q 'asks for num_beams 4, no_repeat_ngram_size 3 (not built); not used' "$work/beams.err"
+advise '"do_sample": false, "do_sample": true, "temperature": 1.5, "top_k": 50, "max_length": 1000000000000000019884624838656'
+"$coxswain" "${ask[@]}" --generation-config > /dev/null 2> "$work/large.err"
+check "read as Python reads JSON" grep -q 'temperature 1.5, top_k 50' "$work/large.err"
 rm "$advised/generation_config.json"
 refuses 3 "generation-config: .*generation_config.json" "${ask[@]}" --generation-config
 

@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     json_t *json = NULL;
     cox_generation g;
-    if (cox_json_load_text(&json, (const char *)data, size, "fuzz") != COX_OK) return 0;
+    if (cox_json_load_python_text(&json, (const char *)data, size, "fuzz") != COX_OK) return 0;
     cox_status status = cox_generation_read(&g, json, "fuzz");
     json_decref(json);
     if (status != COX_OK) return 0;

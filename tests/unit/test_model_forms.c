@@ -127,7 +127,9 @@ static void test_other_forms_of_weights(void **state)
 static void test_pointers(void **state)
 {
     (void)state;
-    static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors"};
+    static const char *const names[] = {
+        "config.json",           "generation_config.json",  "model.safetensors",
+        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         folder f = folder_copy(OLMOE);
         put_text(&f, names[i], pointer);
@@ -249,6 +251,11 @@ static void test_end_tokens_beyond_the_vocabulary(void **state)
     check_eos(&f, "", TEXTS("/config.json", "is 50279"));
     config_set(&f, "eos_token_id", "-1");
     check_eos(&f, "", TEXTS("/config.json", "is -1"));
+    config_set(&f, "eos_token_id", "[1, 43, 44, 45, 46, 47, 48, 49, 50, 51, 2]"); /* many */
+    check_eos(&f, "1 2", TEXTS("/config.json"));
+    put_text(&f, "generation_config.json",
+             "{\"eos_token_id\": [7, 1000000000000000019884624838656], \"bos_token_id\": 1e40}");
+    check_eos(&f, "7", TEXTS("/generation_config.json"));
     put_text(&f, "generation_config.json", "{\"eos_token_id\": [7, 3], \"bos_token_id\": 99}");
     check_eos(&f, "7 3", NULL);
     put_text(&f, "generation_config.json", "{\"eos_token_id\": [7, 43000]}");
