@@ -27,7 +27,7 @@ static cox_status unknown_word(const reader *r, const char *key, const char *wor
 {
     cox_nearest nearest = cox_nearest_to(word, strlen(word));
     cox_nearest_offer_words(&nearest, words, ", ");
-    return cox_fail(COX_INVALID, "%s: key %s has \"%.60s\"; a grid takes %s%s", r->where, key, word, words,
+    return cox_fail(COX_INVALID, "%s: key %s is \"%.60s\"; a grid takes %s%s", r->where, key, word, words,
                     nearest.hint);
 }
 
