@@ -12,15 +12,15 @@
 
 #include "cli/commands.h"
 #include "cli/generation.h"
-#include "cli/identity.h"
-#include "cli/io.h"
-#include "cli/prompts.h"
-#include "cli/results.h"
+#include "run/identity.h"
+#include "run/io.h"
+#include "study/prompts.h"
+#include "run/results.h"
 #include "cli/seen.h"
-#include "cli/serve.h"
+#include "run/service.h"
 #include "cluster/drain.h"
-#include "cli/steer.h"
-#include "cli/traces.h"
+#include "run/plan_cache.h"
+#include "run/traces.h"
 
 typedef struct batch {
     const cox_options *options;

@@ -12,7 +12,7 @@
 #include <jansson.h>
 
 #include "cli/bench.h"
-#include "cli/bench_mix.h"
+#include "study/bench_mix.h"
 #include "cli/build_info.h"
 #include "cli/commands.h"
 

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "cli/run.h"
+#include "run/run.h"
 
 /* Owned by the caller; NULL: out of memory. */
 json_t *cox_bench_model_json(const cox_run *run);

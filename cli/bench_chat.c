@@ -5,7 +5,7 @@
 
 #include "base/progress.h"
 #include "cli/bench.h"
-#include "cli/prompts.h"
+#include "study/prompts.h"
 #include "coordinator/session.h"
 
 typedef struct bench {

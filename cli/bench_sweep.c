@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "cli/bench.h"
-#include "cli/sweep.h"
+#include "study/sweep.h"
 
 typedef struct group {
     const char *name; /* of the weighting */

@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "cli/decompose.h"
-#include "cli/identity.h"
-#include "cli/outputs.h"
+#include "study/decompose.h"
+#include "run/identity.h"
+#include "run/outputs.h"
 
 /* What shares are of: a less b where the reference stands. */
 static double whole_of(const cox_decomposition *d)

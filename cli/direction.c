@@ -10,12 +10,12 @@
 #include <unistd.h>
 
 #include "base/json.h"
-#include "cli/choices.h"
-#include "cli/class_means.h"
+#include "study/choices.h"
+#include "study/class_means.h"
 #include "cli/commands.h"
-#include "cli/first_tokens.h"
-#include "cli/identity.h"
-#include "steering/direction.h"
+#include "study/first_tokens.h"
+#include "run/identity.h"
+#include "study/direction.h"
 
 /* --- What is asked --- */
 

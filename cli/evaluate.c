@@ -2,13 +2,13 @@
  * coxswain evaluate: answers of a batch judged by rules, beside those of another run; and what a model's
  * logits say about prompts with and without a plan. Without --model nothing is computed and no rank started.
  */
-#include "cli/evaluate.h"
+#include "study/evaluate.h"
 
 #include <string.h>
 
 #include "cli/commands.h"
-#include "cli/outputs.h"
-#include "cli/prompts.h"
+#include "run/outputs.h"
+#include "study/prompts.h"
 
 static cox_status check_options(const cox_options *o)
 {

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/evaluate.h"
-#include "cli/outputs.h"
+#include "study/evaluate.h"
+#include "run/outputs.h"
 
 enum { DIFFERENCE = COX_N_SIDES, N_COLUMNS };
 static const char *const column_names[N_COLUMNS] = {"run", "baseline", "difference"};

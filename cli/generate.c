@@ -10,11 +10,11 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/generation.h"
-#include "cli/io.h"
-#include "cli/prompts.h"
-#include "cli/serve.h"
-#include "cli/steer.h"
-#include "cli/traces.h"
+#include "run/io.h"
+#include "study/prompts.h"
+#include "run/service.h"
+#include "run/plan_cache.h"
+#include "run/traces.h"
 #include "cluster/drain.h"
 
 typedef struct answer {

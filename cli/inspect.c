@@ -8,9 +8,9 @@
 
 #include "base/progress.h"
 #include "cli/commands.h"
-#include "cli/footprint.h"
-#include "cli/memory.h"
-#include "cli/run.h"
+#include "run/footprint.h"
+#include "run/memory.h"
+#include "run/run.h"
 
 typedef struct inspection {
     cox_model *model;

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
-#include "cli/io.h"
-#include "cli/run.h"
+#include "run/io.h"
+#include "run/run.h"
 #include "coordinator/engine.h"
 
 typedef struct logits {

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
-#include "cli/run.h"
+#include "run/run.h"
 #include "cluster/cluster.h"
 #include "cluster/drain.h"
 

@@ -6,7 +6,7 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
-#include "cli/run.h"
+#include "run/run.h"
 #include "steering/plan.h"
 
 static const char help[] =

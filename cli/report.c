@@ -1,5 +1,5 @@
 /*
- * coxswain report: one HTML page from the files of a sweep and what stands beside it (steering/report.h makes
+ * coxswain report: one HTML page from the files of a sweep and what stands beside it (report/report.h makes
  * it). Owns the reading: which files of a folder there are, whether they belong together. Runs no model.
  */
 #include <math.h>
@@ -10,10 +10,10 @@
 
 #include "base/json.h"
 #include "cli/commands.h"
-#include "cli/io.h"
-#include "cli/outputs.h"
-#include "cli/report_paths.h"
-#include "steering/report.h"
+#include "run/io.h"
+#include "run/outputs.h"
+#include "report/report_paths.h"
+#include "report/report.h"
 
 typedef struct input {
     const cox_options *options;

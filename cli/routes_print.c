@@ -4,10 +4,10 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "cli/identity.h"
-#include "cli/outputs.h"
-#include "cli/routes.h"
-#include "steering/heatmap.h"
+#include "run/identity.h"
+#include "run/outputs.h"
+#include "study/routes.h"
+#include "report/heatmap.h"
 
 /* Of --measure, of JSON and CSV, and for people. */
 static const struct {

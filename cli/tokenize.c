@@ -7,8 +7,8 @@
 
 #include "base/json.h"
 #include "cli/commands.h"
-#include "cli/io.h"
-#include "cli/prompts.h"
+#include "run/io.h"
+#include "study/prompts.h"
 #include "coordinator/session.h"
 
 static cox_status check(const cox_options *options)

@@ -1,5 +1,5 @@
-"""Records what scipy, statsmodels and numpy say about numbers that steering/metrics.c computes, and what the organism's
-own judge (scripts/organism/dialogues.py) says about texts, for steering/rules.c with the organism's rules.json.
+"""Records what scipy, statsmodels and numpy say about numbers that study/metrics.c computes, and what the organism's
+own judge (scripts/organism/dialogues.py) says about texts, for study/rules.c with the organism's rules.json.
 
     python3 -m venv .venv && .venv/bin/pip install -r scripts/references/requirements-metrics.txt
     .venv/bin/python scripts/references/metrics.py [--check]

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "steering/sweep_grid.h"
+#include "study/sweep_grid.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

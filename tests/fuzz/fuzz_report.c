@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "steering/report.h"
+#include "report/report.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

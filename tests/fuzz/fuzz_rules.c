@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "steering/rules.h"
+#include "study/rules.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,4 +1,4 @@
-/* The test harness: assembly in the order of cli/run.c, events collected into results. */
+/* The test harness: assembly in the order of run/run.c, events collected into results. */
 #include "tests/support/harness.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /*
  * A whole model on a cluster, for tests: open, load, run token prompts to the end, compare. The programs' own
- * way of putting the parts together is cli/run.c; this one needs no options and no text.
+ * way of putting the parts together is run/run.c; this one needs no options and no text.
  */
 #ifndef COX_TESTS_SUPPORT_HARNESS_H
 #define COX_TESTS_SUPPORT_HARNESS_H

@@ -17,7 +17,7 @@
 
 #include "cli/commands.h"
 #include "model/checkpoint.h"
-#include "steering/moments.h"
+#include "study/moments.h"
 #include "tests/unit/steering_model.h"
 
 enum { N_PROMPTS = 10, N_LAYERS = 6, N_EXPERTS = 16, TOP_K = 4, D_MODEL = 128 };

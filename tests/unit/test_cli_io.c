@@ -14,8 +14,8 @@
 #include <cmocka.h>
 
 #include "base/progress.h"
-#include "cli/io.h"
-#include "cli/memory.h"
+#include "run/io.h"
+#include "run/memory.h"
 #include "cli/seen.h"
 
 static char folder[64];

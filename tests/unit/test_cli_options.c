@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "cli/footprint.h"
+#include "run/footprint.h"
 #include "cli/options.h"
 
 enum { MOST_ARGUMENTS = 24 };

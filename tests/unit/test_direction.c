@@ -17,7 +17,7 @@
 
 #include "cli/commands.h"
 #include "model/checkpoint.h"
-#include "steering/direction.h"
+#include "study/direction.h"
 #include "steering/vector.h"
 #include "tests/unit/steering_model.h"
 

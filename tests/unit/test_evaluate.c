@@ -13,7 +13,7 @@
 #include <math.h>
 
 #include "cli/commands.h"
-#include "steering/metrics.h"
+#include "study/metrics.h"
 #include "tests/unit/command_output.h"
 #include "tests/unit/steering_model.h"
 

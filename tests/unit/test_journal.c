@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "cluster/journal.h"
+#include "run/journal.h"
 
 enum { N_RESULTS = 6 };
 

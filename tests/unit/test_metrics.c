@@ -14,7 +14,7 @@
 #include <math.h>
 
 #include "base/json.h"
-#include "steering/metrics.h"
+#include "study/metrics.h"
 
 static json_t *golden;
 

@@ -13,8 +13,8 @@
 #include <cmocka.h>
 #include <math.h>
 
-#include "steering/heatmap.h"
-#include "steering/report.h"
+#include "report/heatmap.h"
+#include "report/report.h"
 
 #define HEADER                                                                                            \
     "cell,block,site,op,control,seed,layer,expert,weighting,source,positions,strength,change_a,change_a_" \

@@ -14,7 +14,7 @@
 #include <math.h>
 #include <sha2.h>
 
-#include "steering/report.h"
+#include "report/report.h"
 
 #define CELLS                                                                                             \
     "cell,block,site,op,control,seed,layer,expert,weighting,source,positions,strength,change_a,change_a_" \

@@ -13,7 +13,7 @@
 #include <math.h>
 
 #include "cli/commands.h"
-#include "steering/heatmap.h"
+#include "report/heatmap.h"
 #include "tests/unit/command_output.h"
 #include "tests/unit/steering_model.h"
 

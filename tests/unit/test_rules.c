@@ -13,7 +13,7 @@
 #include <math.h>
 
 #include "base/json.h"
-#include "steering/rules.h"
+#include "study/rules.h"
 
 static const char *field_of(void *context, const char *name)
 {

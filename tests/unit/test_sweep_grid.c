@@ -1,6 +1,6 @@
 /* Grids: the number and order of cells, the plan of a cell as a person would write it, and what is refused.
  */
-#include "steering/sweep_grid.h"
+#include "study/sweep_grid.h"
 #include "steering_model.h"
 
 static cox_status parse(cox_sweep_grid **grid, const char *text)

@@ -1,0 +1,164 @@
+/* Compiled plans by what they were compiled from. */
+#include "run/plan_cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "steering/plan.h"
+
+/* Plans kept; those that come when either is reached are compiled each time. */
+enum { MAX_KEPT = 4096, MAX_KEPT_BYTES = 64 << 20 };
+
+typedef struct compiled {
+    uint64_t hash;
+    char *json, *folder; /* what it was compiled from */
+    char *name;
+    void *packed; /* [n_bytes] */
+    size_t n_bytes;
+    bool was_forced;
+} compiled;
+
+struct cox_steer {
+    const cox_model *model;
+    bool is_forced, has_fingerprint;
+    char tokenizer_fingerprint[65];
+    compiled *kept; /* [n_kept] */
+    size_t n_kept, n_kept_bytes;
+};
+
+static cox_status out_of_memory(void)
+{
+    return cox_fail(COX_NO_MEMORY, "out of memory for a steering plan");
+}
+
+cox_status cox_steer_create(cox_steer **steer, const cox_model *model, bool force)
+{
+    cox_steer *fresh = calloc(1, sizeof *fresh);
+    if (!fresh) return out_of_memory();
+    fresh->model = model;
+    fresh->is_forced = force;
+    *steer = fresh;
+    return COX_OK;
+}
+
+static void release(compiled *c)
+{
+    free(c->json);
+    free(c->folder);
+    free(c->name);
+    free(c->packed);
+}
+
+void cox_steer_destroy(cox_steer *steer)
+{
+    if (!steer) return;
+    for (size_t i = 0; i < steer->n_kept; i++) release(&steer->kept[i]);
+    free(steer->kept);
+    free(steer);
+}
+
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
+    for (; *text; text++) hash = (hash ^ (unsigned char)*text) * 1099511628211u; /* FNV-1a */
+    return hash;
+}
+
+static const compiled *find(const cox_steer *steer, const compiled *wanted)
+{
+    for (size_t i = 0; i < steer->n_kept; i++) {
+        const compiled *c = &steer->kept[i];
+        if (c->hash == wanted->hash && strcmp(c->json, wanted->json) == 0 &&
+            strcmp(c->folder, wanted->folder) == 0)
+            return c;
+    }
+    return NULL;
+}
+
+/* The tokenizer's file is only read when somebody steers. */
+static cox_status find_fingerprint(cox_steer *steer)
+{
+    if (steer->has_fingerprint) return COX_OK;
+    cox_status status = cox_tokenizer_fingerprint(steer->model->folder, steer->tokenizer_fingerprint);
+    steer->has_fingerprint = status == COX_OK;
+    return status;
+}
+
+/* From c->json and c->folder. */
+static cox_status compile(cox_steer *steer, compiled *c)
+{
+    json_t *json = NULL;
+    cox_plan *plan = NULL;
+    int32_t n_kept = 0;
+    cox_status status = find_fingerprint(steer);
+    if (status == COX_OK) status = cox_json_load_text(&json, c->json, strlen(c->json), "steering");
+    if (status == COX_OK) {
+        status = cox_plan_from_json(&plan, json, "steering", c->folder, steer->model,
+                                    steer->tokenizer_fingerprint, steer->is_forced);
+    }
+    if (status == COX_OK) status = cox_plan_pack(plan, NULL, NULL, &c->packed, &c->n_bytes, &n_kept);
+    if (status == COX_OK) {
+        c->was_forced = plan->was_forced;
+        c->name = strdup(plan->name);
+        if (!c->name) status = out_of_memory();
+    }
+    cox_plan_free(plan);
+    json_decref(json);
+    return status;
+}
+
+/* Takes *c over when there is room. */
+static bool keep(cox_steer *steer, const compiled *c)
+{
+    size_t n_bytes = c->n_bytes + strlen(c->json);
+    if (steer->n_kept == MAX_KEPT || steer->n_kept_bytes + n_bytes > MAX_KEPT_BYTES) return false;
+    compiled *larger = realloc(steer->kept, (steer->n_kept + 1) * sizeof *larger);
+    if (!larger) return false;
+    steer->kept = larger;
+    steer->kept[steer->n_kept++] = *c;
+    steer->n_kept_bytes += n_bytes;
+    return true;
+}
+
+/* request: NULL to look only whether the plan is good. */
+static cox_status set_plan(cox_steer *steer, cox_request *request, const char *json, const char *folder)
+{
+    compiled fresh = {.json = strdup(json), .folder = strdup(folder)};
+    cox_status status = fresh.json && fresh.folder ? COX_OK : out_of_memory();
+    bool is_kept = false;
+    const compiled *c = NULL;
+    if (status == COX_OK) {
+        fresh.hash = hash_text(hash_text(14695981039346656037u, json), folder);
+        c = find(steer, &fresh);
+        if (!c) {
+            status = compile(steer, &fresh);
+            is_kept = status == COX_OK && keep(steer, &fresh);
+            c = &fresh;
+        }
+    }
+    if (status == COX_OK && request)
+        status = cox_request_set_plan(request, c->packed, c->n_bytes, c->name, c->was_forced);
+    if (!is_kept) release(&fresh);
+    return status;
+}
+
+cox_status cox_steer_compile(cox_steer *steer, cox_request *request, const char *folder)
+{
+    return set_plan(steer, request, request->steering->json, folder);
+}
+
+cox_status cox_steer_load(cox_steer *steer, cox_request *request, const char *path)
+{
+    json_t *json = json_pack("{s:s}", "plan", path);
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (!text) return cox_fail(COX_INVALID, "--steer: the path is not valid UTF-8");
+    cox_status status = set_plan(steer, request, text, ".");
+    free(text);
+    return status;
+}
+
+cox_status cox_steer_check(cox_steer *steer, const char *path)
+{
+    return cox_steer_load(steer, NULL, path);
+}
