@@ -24,13 +24,14 @@
 
 typedef struct batch {
     const cox_options *options;
+    const cox_run_options *of_run;
     cox_cluster *cluster;
     cox_lines *lines;
     cox_seen *seen; /* custom_ids so far */
     cox_results *results;
     bool is_stopped;   /* by a signal, before the end */
     double draining_s; /* since when; 0: not */
-    cox_steer *steer;
+    cox_plan_cache *steer;
     const cox_model *model;
     char *folder; /* of the input: paths of plans are relative to it */
     uint64_t n_lines, n_answers, n_failed, n_generated, n_prompt;
@@ -151,9 +152,9 @@ static cox_status complete(batch *b, cox_request *request, const char *where)
     const cox_options *options = b->options;
     cox_status status = COX_OK;
     if (request->steering) {
-        status = cox_steer_compile(b->steer, request, b->folder);
+        status = cox_plan_cache_compile(b->steer, request, b->folder);
     } else if (options->plan) {
-        status = cox_steer_load(b->steer, request, options->plan);
+        status = cox_plan_cache_load(b->steer, request, options->plan);
     }
     if (status != COX_OK) return cox_fail_in(status, "%s", where);
     if (!request->wants_routes) return COX_OK;
@@ -198,7 +199,7 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
         cox_request_destroy(fresh);
         return COX_OK;
     }
-    if (status == COX_OK) status = cox_prompts_apply_options(fresh, b->options, where);
+    if (status == COX_OK) status = cox_prompting_apply(fresh, &b->of_run->prompting, where);
     if (status == COX_OK) status = complete(b, fresh, where);
     if (status != COX_OK) return refuse(b, fresh, status);
     *request = fresh;
@@ -261,13 +262,33 @@ static cox_status add_plan(batch *b, json_t *run)
 {
     cox_request *request = cox_request_create();
     if (!request) return COX_NO_MEMORY;
-    cox_status status = cox_steer_load(b->steer, request, b->options->plan);
+    cox_status status = cox_plan_cache_load(b->steer, request, b->options->plan);
     if (status == COX_OK) {
         const Cox__Steering *steering = request->steering;
         status = cox_identity_add_bytes(run, "steer", steering->plan.data, steering->plan.len);
     }
     cox_request_destroy(request);
     return status;
+}
+
+/* What requests that do not say otherwise are sampled with. */
+static cox_status add_sampling(json_t *run, const cox_options *options)
+{
+    json_t *sampling =
+        json_pack("{s:I, s:f, s:I, s:f, s:f, s:f, s:I, s:b, s:b}", "max_tokens",
+                  (json_int_t)options->max_tokens, "temperature", options->temperature, "top_k",
+                  (json_int_t)options->top_k, "top_p", options->top_p, "min_p", options->min_p,
+                  "repetition_penalty", options->repetition_penalty, "seed", (json_int_t)options->seed,
+                  "ignore_eos", (int)options->ignores_eos, "logits_digest", (int)options->wants_digest);
+    if (!sampling) return cox_fail(COX_NO_MEMORY, "out of memory");
+    /* not said when they are off, as in journals from before they were there */
+    if (options->presence_penalty != 0.0)
+        json_object_set_new(sampling, "presence_penalty", json_real(options->presence_penalty));
+    if (options->frequency_penalty != 0.0)
+        json_object_set_new(sampling, "frequency_penalty", json_real(options->frequency_penalty));
+    int failed = json_object_update(run, sampling);
+    json_decref(sampling);
+    return failed ? cox_fail(COX_NO_MEMORY, "out of memory") : COX_OK;
 }
 
 static cox_status open_results(batch *b)
@@ -277,9 +298,9 @@ static cox_status open_results(batch *b)
     cox_status status = COX_OK;
     if (run) {
         status = cox_identity_add_file(run, "input", options->input, b->cluster);
-        if (status == COX_OK) status = cox_identity_add_model(run, options, b->model);
-        if (status == COX_OK) status = cox_identity_add_prompting(run, options);
-        if (status == COX_OK) status = cox_identity_add_sampling(run, options);
+        if (status == COX_OK) status = cox_identity_add_model(run, b->of_run, b->model);
+        if (status == COX_OK) status = cox_identity_add_prompting(run, &b->of_run->prompting);
+        if (status == COX_OK) status = add_sampling(run, options);
         if (status == COX_OK && options->plan) status = add_plan(b, run);
         if (status == COX_OK && options->forces_steering)
             status = cox_identity_add_text(run, "force_steering", "yes");
@@ -317,8 +338,8 @@ static cox_status open_files(batch *b)
     cox_status status = cox_lines_open(&b->lines, options->input);
     if (status == COX_OK) status = cox_seen_create(&b->seen);
     if (status == COX_OK) status = find_folder(b);
-    if (status == COX_OK) status = cox_steer_create(&b->steer, b->model, options->forces_steering);
-    if (status == COX_OK && options->plan) status = cox_steer_check(b->steer, options->plan);
+    if (status == COX_OK) status = cox_plan_cache_create(&b->steer, b->model, options->forces_steering);
+    if (status == COX_OK && options->plan) status = cox_plan_cache_check(b->steer, options->plan);
     if (status == COX_OK && options->trace_folder) {
         bool may_hold_some = options->has_force || cox_journal_is_there(options->output);
         status = cox_traces_open(options->trace_folder, may_hold_some);
@@ -332,7 +353,7 @@ static cox_status close_files(batch *b, cox_status status)
     cox_status closed = cox_results_close(b->results);
     cox_lines_close(b->lines);
     cox_seen_destroy(b->seen);
-    cox_steer_destroy(b->steer);
+    cox_plan_cache_destroy(b->steer);
     free(b->folder);
     free(b->first_reason);
     return status != COX_OK ? status : closed;
@@ -384,7 +405,8 @@ static cox_status agree_on_end(cox_run *run, const batch *b)
 static cox_status serve(cox_run *run, batch *b)
 {
     bool is_front = cox_run_is_front(run);
-    cox_progress_begin(&b->bar, "batch", is_front ? run->progress : COX_PROGRESS_NONE, COX_PROGRESS_COUNT);
+    cox_progress_begin(&b->bar, "batch", is_front ? run->options.progress : COX_PROGRESS_NONE,
+                       COX_PROGRESS_COUNT);
     if (is_front) {
         b->bar.n_before = cox_results_what_was_found(b->results).n_results;
         print_found(b);
@@ -406,12 +428,17 @@ static cox_status serve(cox_run *run, batch *b)
 
 cox_status cox_command_batch(const cox_options *options)
 {
+    const cox_run_options of_run = cox_options_of_run(options);
     cox_run run;
-    cox_status status = cox_prompts_check_options(options);
-    if (status == COX_OK) status = cox_run_open(&run, options);
+    cox_status status = cox_prompting_check(&of_run.prompting);
+    if (status == COX_OK) status = cox_run_open(&run, &of_run);
     if (status != COX_OK) return status;
     cox_options used = *options; /* with what the model's makers advise, when asked for */
-    batch b = {.options = &used, .cluster = run.cluster, .model = run.model, .model_name = options->model};
+    batch b = {.options = &used,
+               .of_run = &of_run,
+               .cluster = run.cluster,
+               .model = run.model,
+               .model_name = options->model};
     bool is_front = cox_run_is_front(&run);
     if (is_front) status = cox_generation_apply(&used, run.model);
     if (is_front && status == COX_OK) status = open_files(&b);

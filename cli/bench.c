@@ -83,7 +83,7 @@ static json_t *spread_json(const spread *s)
 json_t *cox_bench_model_json(const cox_run *run)
 {
     const cox_model *m = run->model;
-    return json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i}", "folder", run->options->model, "family",
+    return json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i}", "folder", run->options.model, "family",
                      m->family_name, "fingerprint", m->fingerprint, "layers", (int)m->n_layers, "d_model",
                      (int)m->d_model, "experts", (int)m->router.n_experts, "top_k", (int)m->router.top_k,
                      "d_expert", (int)m->d_expert, "vocab_size", (int)m->vocab_size);
@@ -91,18 +91,18 @@ json_t *cox_bench_model_json(const cox_run *run)
 
 json_t *cox_bench_run_json(const cox_run *run)
 {
-    const cox_engine_options engine = cox_run_engine_options(run->options, run->layout.size);
+    const cox_engine_options engine = cox_run_engine_options(&run->options, run->layout.size);
     json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:i}", "version", COX_VERSION, "commit", COX_COMMIT,
                              "build", COX_BUILD_TYPE, "compiler", COX_COMPILER, "cpu", cox_cpu_features(),
                              "host", cox_cluster_host(run->cluster), "cores", get_nprocs());
-    json_t *more =
-        json_pack("{s:i,s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I}", "ranks", (int)run->layout.size,
-                  "coordinators", (int)run->layout.n_coordinators, "experts_on", run->options->experts_on,
-                  "placement", run->options->placement ? run->options->placement : "round robin", "exchange",
-                  cox_exchange_name(run->exchange), "kernel", cox_kernels_name(run->kernels), "threads",
-                  (int)run->layout.n_threads, "step_rows", (int)engine.max_rows, "prefill_chunk",
-                  (int)engine.prefill_chunk, "micro_batches", (int)engine.n_slots, "kv_bytes",
-                  (json_int_t)engine.kv_bytes);
+    json_t *more = json_pack("{s:i,s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I}", "ranks", (int)run->layout.size,
+                             "coordinators", (int)run->layout.n_coordinators, "experts_on",
+                             run->options.experts_on_all ? "all" : "workers", "placement",
+                             run->options.placement ? run->options.placement : "round robin", "exchange",
+                             cox_exchange_name(run->exchange), "kernel", cox_kernels_name(run->kernels),
+                             "threads", (int)run->layout.n_threads, "step_rows", (int)engine.max_rows,
+                             "prefill_chunk", (int)engine.prefill_chunk, "micro_batches", (int)engine.n_slots,
+                             "kv_bytes", (json_int_t)engine.kv_bytes);
     if (!json || !more || json_object_update(json, more) != 0) {
         json_decref(json);
         json = NULL;
@@ -186,12 +186,13 @@ static void print_table(const cox_mix_options *o, const cox_mix_result *result, 
            result->rows_computed);
 }
 
-static cox_status report(const cox_run *run, const cox_mix_options *o, const cox_mix_result *result)
+static cox_status report(const cox_run *run, const cox_mix_options *o, const cox_mix_result *result,
+                         bool is_json)
 {
     double *scratch = calloc((size_t)o->n_rounds, sizeof *scratch);
     json_t *json = scratch ? report_json(run, o, result, scratch) : NULL;
     char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    if (text && run->options->is_json) {
+    if (text && is_json) {
         puts(text);
     } else if (text) {
         cox_bench_print(json, "model");
@@ -209,7 +210,7 @@ static cox_status report(const cox_run *run, const cox_mix_options *o, const cox
 /* --- The command --- */
 
 /* The batch must fit the model; without --kv-memory the KV cache is made to hold all of it. */
-static cox_status prepare(cox_options *options, const cox_mix_options *o)
+static cox_status prepare(cox_run_options *options, const cox_mix_options *o)
 {
     cox_model *model = NULL;
     cox_status status = cox_model_open(&model, options->model);
@@ -219,30 +220,33 @@ static cox_status prepare(cox_options *options, const cox_mix_options *o)
                           o->n_prompt, o->n_new, options->model, model->max_positions);
     }
     if (options->kv_memory_bytes == 0)
-        options->kv_memory_bytes = cox_mix_kv_bytes(model, o, (int32_t)options->coordinators);
+        options->kv_memory_bytes = cox_mix_kv_bytes(model, o, options->n_coordinators);
     cox_model_close(model);
     return status;
 }
 
-static cox_status bench_mix(const cox_options *given)
+static cox_status bench_mix(const cox_options *options)
 {
-    cox_options options = *given;
-    const cox_mix_options mix = {.n_requests = (int32_t)options.n_requests,
-                                 .n_prompt = (int32_t)options.n_prompt_tokens,
-                                 .n_new = (int32_t)options.n_new_tokens,
-                                 .n_rounds = (int32_t)options.n_rounds,
-                                 .seed = (uint64_t)options.seed,
-                                 .norm = options.relative_norm};
-    cox_status status = prepare(&options, &mix);
+    cox_run_options of_run = cox_options_of_run(options);
+    of_run.renders_chats = false;
+    const char *temporary = getenv("TMPDIR");
+    const cox_mix_options mix = {.temporary = temporary && *temporary ? temporary : "/tmp",
+                                 .n_requests = (int32_t)options->n_requests,
+                                 .n_prompt = (int32_t)options->n_prompt_tokens,
+                                 .n_new = (int32_t)options->n_new_tokens,
+                                 .n_rounds = (int32_t)options->n_rounds,
+                                 .seed = (uint64_t)options->seed,
+                                 .norm = options->relative_norm};
+    cox_status status = prepare(&of_run, &mix);
     cox_run run;
-    if (status == COX_OK) status = cox_run_open(&run, &options);
+    if (status == COX_OK) status = cox_run_open(&run, &of_run);
     if (status != COX_OK) return status;
     cox_mix_result result = {0};
     cox_status mine = COX_OK;
     if (cox_cluster_is_coordinator(run.cluster)) mine = cox_mix_run(&run, &mix, &result);
     status = cox_run_finish(&run, mine);
-    if (status == COX_OK && cox_run_is_front(&run)) status = report(&run, &mix, &result);
-    cox_run_close(&run, options.has_stats && status == COX_OK);
+    if (status == COX_OK && cox_run_is_front(&run)) status = report(&run, &mix, &result, options->is_json);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     cox_mix_result_free(&result);
     return status;
 }

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "cli/options.h"
 #include "run/run.h"
 
 /* Owned by the caller; NULL: out of memory. */

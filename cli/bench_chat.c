@@ -5,7 +5,6 @@
 
 #include "base/progress.h"
 #include "cli/bench.h"
-#include "study/prompts.h"
 #include "coordinator/session.h"
 
 typedef struct bench {
@@ -50,12 +49,14 @@ static cox_status make_chat(cox_request **request, int64_t number)
 
 static cox_status prepare(bench *b)
 {
+    const cox_prompting prompting = cox_options_of_prompting(b->options);
     size_t n = (size_t)b->options->n_requests;
     b->requests = calloc(n, sizeof(cox_request *));
     b->seconds = calloc(n * (size_t)b->options->n_rounds, sizeof *b->seconds);
     if (!b->requests || !b->seconds) return out_of_memory();
     cox_status status = cox_tokenizer_load(&b->tokenizer, b->options->model);
-    if (status == COX_OK) status = cox_prompts_load_template(&b->chat_template, b->options, b->process);
+    if (status == COX_OK)
+        status = cox_prompting_load_template(&b->chat_template, &prompting, b->options->model, b->process);
     for (size_t i = 0; i < n && status == COX_OK; i++) status = make_chat(&b->requests[i], (int64_t)i);
     return status;
 }

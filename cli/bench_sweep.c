@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "cli/bench.h"
-#include "study/sweep.h"
+#include "cli/sweep.h"
 
 typedef struct group {
     const char *name; /* of the weighting */
@@ -25,6 +25,7 @@ typedef struct group {
 } group;
 
 typedef struct bench {
+    const cox_options *options;
     cox_sweep sweep;
     cox_run *run;
     int32_t n_alone;
@@ -70,7 +71,7 @@ static cox_status collect(const bench *b, group *g, int64_t first)
         const cox_sweep_cell cell = cox_sweep_cell_at(grid, c);
         if (strcmp(group_name(&cell), g->name) == 0) g->cells[g->n++] = c;
     }
-    cox_random random = {(uint64_t)b->run->options->seed};
+    cox_random random = {(uint64_t)b->options->seed};
     int64_t left = b->n_alone, n = 0; /* each cell with the same chance, in ascending order */
     for (int64_t i = 0; i < g->n && left > 0; i++) {
         if (cox_random_uniform(&random) * (double)(g->n - i) >= (double)left) continue;
@@ -262,7 +263,7 @@ static json_t *group_json(const bench *b, const group *g)
 
 static json_t *work_json(const bench *b)
 {
-    const cox_options *o = b->run->options;
+    const cox_options *o = b->options;
     int n_prompts = 0, n_tokens = 0;
     for (int32_t s = 0; s < b->sweep.n_sets; s++) {
         n_prompts += (int)b->sweep.sets[s].n;
@@ -308,7 +309,7 @@ static cox_status report(const bench *b, const group *groups, int32_t n_groups)
                              cox_bench_model_json(b->run), "run", cox_bench_run_json(b->run), "work",
                              work_json(b), "results", list, "all", all);
     char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    if (text && b->run->options->is_json) {
+    if (text && b->options->is_json) {
         puts(text);
     } else if (text) {
         cox_bench_print(json, "model");
@@ -355,7 +356,7 @@ static cox_status measure(bench *b, group *groups, int32_t *n_groups)
     b->digests = malloc((size_t)n_prompts * sizeof *b->digests);
     if (status == COX_OK && !b->digests) status = out_of_memory();
     b->n_all = b->sweep.grid->n_cells;
-    cox_progress_begin(&b->bar, "bench", b->run->progress, COX_PROGRESS_COUNT);
+    cox_progress_begin(&b->bar, "bench", b->run->options.progress, COX_PROGRESS_COUNT);
     if (status == COX_OK) status = create_runners(b, &plain, &swept, false);
     for (int32_t i = 0; i < *n_groups && status == COX_OK; i++) status = measure_group(b, &groups[i]);
     if (b->swept) b->run->counters = *cox_cell_runner_counters(b->swept);
@@ -368,20 +369,25 @@ static cox_status measure(bench *b, group *groups, int32_t *n_groups)
     return status;
 }
 
-cox_status cox_bench_sweep(const cox_options *given)
+cox_status cox_bench_sweep(const cox_options *options)
 {
     enum { MOST_GROUPS = COX_N_WEIGHTINGS + COX_N_SITES };
-    cox_options options = *given;
-    if (!options.grid || !options.prompts_a || !options.prompts_b || !options.rules)
+    if (!options->grid || !options->prompts_a || !options->prompts_b || !options->rules)
         return cox_fail(COX_INVALID, "--sweep needs --grid, --a, --b and --rules");
-    if (options.coordinators != 1) return cox_fail(COX_UNSUPPORTED, "--sweep measures one coordinator");
-    options.output = "."; /* nothing is written */
+    if (options->coordinators != 1) return cox_fail(COX_UNSUPPORTED, "--sweep measures one coordinator");
+    cox_run_options of_run = cox_options_of_run(options);
+    cox_sweep_options asked = cox_options_of_sweep(options);
+    cox_sweep_prepare_run(&of_run);
+    asked.output = "."; /* nothing is written */
     cox_run run;
-    cox_status status = cox_run_open(&run, &options);
+    cox_status status = cox_run_open(&run, &of_run);
     if (status != COX_OK) return status;
     group groups[MOST_GROUPS];
     int32_t n_groups = 0;
-    bench b = {.sweep = {.options = &options, .run = &run}, .run = &run, .n_alone = (int32_t)options.n_cells};
+    bench b = {.options = options,
+               .sweep = {.options = &asked, .run = &run},
+               .run = &run,
+               .n_alone = (int32_t)options->n_cells};
     cox_status mine = COX_OK;
     bool is_front = cox_run_is_front(&run);
     if (is_front) mine = cox_sweep_read_inputs(&b.sweep);
@@ -391,6 +397,6 @@ cox_status cox_bench_sweep(const cox_options *given)
     for (int32_t i = 0; i < n_groups; i++) free_group(&groups[i]);
     free(b.digests);
     cox_sweep_free_inputs(&b.sweep);
-    cox_run_close(&run, options.has_stats && status == COX_OK);
+    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "study/decompose.h"
+#include "cli/decompose_print.h"
 #include "run/identity.h"
 #include "run/outputs.h"
 
@@ -58,7 +58,7 @@ static double size_of(const cox_part *part)
     return fabs(part->has_effect ? part->effect[0].value : part->difference.value);
 }
 
-static cox_status print_experts(const cox_decomposition *d)
+static cox_status print_experts(const cox_decomposition *d, int64_t top)
 {
     bool has_effects = false;
     size_t n = 0, n_all = (size_t)d->shape.n_layers * (size_t)d->shape.n_experts, n_shown = 0;
@@ -74,7 +74,7 @@ static cox_status print_experts(const cox_decomposition *d)
     printf("%5s %6s  %-26s %7s  %8s %8s", "layer", "expert", "single expert", "share", "mean a", "mean b");
     if (has_effects) printf("  %-26s  %-26s", "ablated there: a", "b");
     putchar('\n');
-    for (; n_shown < n && (int64_t)n_shown < d->options->top && order[n_shown].size > 0; n_shown++) {
+    for (; n_shown < n && (int64_t)n_shown < top && order[n_shown].size > 0; n_shown++) {
         size_t part = cox_part_expert(d->shape, order[n_shown].layer, order[n_shown].expert);
         printf("%5d %6d", (int)order[n_shown].layer, (int)order[n_shown].expert);
         print_part(d, part);
@@ -106,7 +106,7 @@ static void print_effects(const cox_decomposition *d)
     }
 }
 
-static cox_status print_table(const cox_decomposition *d)
+static cox_status print_table(const cox_decomposition *d, int64_t top)
 {
     double attention = 0, block = 0;
     printf("direction %s of norm %.6g; a: %s, %d prompts; b: %s, %d prompts; token: %s\n", d->options->vector,
@@ -133,7 +133,7 @@ static cox_status print_table(const cox_decomposition *d)
     printf("up to layer %d: embedding %.1f%%, attention %.1f%%, experts %.1f%%\n", (int)d->reference,
            100 * share_of(d, COX_PART_EMBEDDING), 100 * attention, 100 * block);
     print_effects(d);
-    return print_experts(d);
+    return print_experts(d, top);
 }
 
 /* --- JSON and CSV --- */
@@ -193,12 +193,12 @@ static json_t *found_json(const cox_decomposition *d)
 }
 
 /* With all that tells its model from others, as the journal of a sweep has it. */
-static cox_status print_json(const cox_decomposition *d)
+static cox_status print_json(const cox_decomposition *d, const cox_run_options *run)
 {
     json_t *json = json_pack("{s:s}", "made", "decompose"), *found = found_json(d);
-    cox_status status = json ? cox_identity_add_model(json, d->options, d->model)
+    cox_status status = json ? cox_identity_add_model(json, run, d->model)
                              : cox_fail(COX_NO_MEMORY, "out of memory for the result");
-    if (status == COX_OK) status = cox_identity_add_prompting(json, d->options);
+    if (status == COX_OK) status = cox_identity_add_prompting(json, &run->prompting);
     if (status == COX_OK && (!found || json_object_update(json, found) != 0))
         status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
     if (status == COX_OK && d->has_effects)
@@ -241,7 +241,8 @@ static void print_csv(FILE *file, const void *context)
     }
 }
 
-cox_status cox_decomposition_print(const cox_decomposition *d)
+cox_status cox_decomposition_print(const cox_decomposition *d, const cox_run_options *run,
+                                   const cox_options *options)
 {
     if (!(fabs(whole_of(d)) > 0)) {
         return cox_fail(COX_INVALID,
@@ -249,7 +250,7 @@ cox_status cox_decomposition_print(const cox_decomposition *d)
                         "name another --layer",
                         d->options->vector, (int)d->reference);
     }
-    cox_status status = cox_output_write("--csv", d->options->csv, print_csv, d);
+    cox_status status = cox_output_write("--csv", options->csv, print_csv, d);
     if (status != COX_OK) return status;
-    return d->options->is_json ? print_json(d) : print_table(d);
+    return options->is_json ? print_json(d, run) : print_table(d, options->top);
 }

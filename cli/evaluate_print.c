@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "study/evaluate.h"
+#include "cli/evaluate_print.h"
 #include "run/outputs.h"
 
 enum { DIFFERENCE = COX_N_SIDES, N_COLUMNS };
@@ -25,6 +25,7 @@ typedef struct group {
 
 typedef struct groups {
     const cox_evaluation *e;
+    const cox_options *options;
     group *groups;
     int32_t *of; /* [n_items] the group of each prompt; 0: it does not have the field */
     int32_t n;
@@ -49,7 +50,7 @@ static cox_status summarise(const groups *all, const group *g, const cox_measure
                             double *values, summary *out)
 {
     const cox_evaluation *e = all->e;
-    const cox_bootstrap bootstrap = {(uint64_t)e->options->seed, (int32_t)e->options->resamples};
+    const cox_bootstrap bootstrap = {(uint64_t)all->options->seed, (int32_t)all->options->resamples};
     int32_t n = 0;
     int64_t hits = 0;
     for (int32_t i = 0; i < e->n_items; i++) {
@@ -90,16 +91,16 @@ static cox_status make_groups(groups *all)
     all->of = calloc((size_t)e->n_items + 1, sizeof *all->of);
     if (!all->groups || !all->of) return cox_fail(COX_NO_MEMORY, "out of memory for groups");
     all->n = 1;
-    for (int32_t i = 0; i < e->n_items && e->options->by; i++) {
-        const char *value = cox_item_field(&e->items[i], e->options->by);
+    for (int32_t i = 0; i < e->n_items && all->options->by; i++) {
+        const char *value = cox_item_field(&e->items[i], all->options->by);
         int32_t g = 1;
         while (value && g < all->n && strcmp(all->groups[g].value, value) != 0) g++;
         if (!value) continue;
         if (g == all->n) all->groups[all->n++] = (group){.value = value, .number = g};
         all->of[i] = g;
     }
-    if (e->options->by && all->n == 1)
-        return cox_fail(COX_INVALID, "--by %s: no prompt has that field as a string", e->options->by);
+    if (all->options->by && all->n == 1)
+        return cox_fail(COX_INVALID, "--by %s: no prompt has that field as a string", all->options->by);
     cox_status status = COX_OK;
     for (int32_t g = 0; g < all->n && status == COX_OK; g++) status = fill(all, &all->groups[g]);
     return status;
@@ -165,8 +166,8 @@ static void print_table(const groups *all)
     print_missing(e);
     for (int32_t g = 0; g < all->n; g++) {
         const group *one = &all->groups[g];
-        printf("%s%s%s: %d prompts\n  %-20s %6s", one->value ? e->options->by : "all", one->value ? " " : "",
-               one->value ? one->value : "", (int)one->n_items, "", "n");
+        printf("%s%s%s: %d prompts\n  %-20s %6s", one->value ? all->options->by : "all",
+               one->value ? " " : "", one->value ? one->value : "", (int)one->n_items, "", "n");
         for (int c = 0; c < n_columns; c++) printf("  %-28s", column_names[c]);
         putchar('\n');
         for (int32_t m = 0; m < e->n_measures; m++) {
@@ -215,7 +216,7 @@ static json_t *group_json(const cox_evaluation *e, const group *g)
 static cox_status print_json(const groups *all)
 {
     const cox_evaluation *e = all->e;
-    const cox_options *o = e->options;
+    const cox_options *o = all->options;
     json_t *json = json_pack(
         "{s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:s?, s:{s:I, s:I}, s:[i,i], s:[i,i], s:I, s:[], s:[]}", "made",
         "evaluate", "model", o->model, "steer", o->plan, "rules", o->rules, "results", o->results, "baseline",
@@ -302,13 +303,13 @@ static void print_items(FILE *file, const void *context)
     }
 }
 
-cox_status cox_evaluation_print(const cox_evaluation *e)
+cox_status cox_evaluation_print(const cox_evaluation *e, const cox_options *options)
 {
-    groups all = {.e = e};
+    groups all = {.e = e, .options = options};
     cox_status status = make_groups(&all);
-    if (status == COX_OK) status = cox_output_write("--csv", e->options->csv, print_csv, &all);
-    if (status == COX_OK) status = cox_output_write("--items", e->options->items, print_items, e);
-    if (status == COX_OK && e->options->is_json) {
+    if (status == COX_OK) status = cox_output_write("--csv", options->csv, print_csv, &all);
+    if (status == COX_OK) status = cox_output_write("--items", options->items, print_items, e);
+    if (status == COX_OK && options->is_json) {
         status = print_json(&all);
     } else if (status == COX_OK) {
         print_table(&all);

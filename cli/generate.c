@@ -30,9 +30,10 @@ typedef struct answer {
 
 typedef struct generate {
     const cox_options *options;
+    const cox_prompting *prompting;
     cox_cluster *cluster;
     const cox_model *model;
-    cox_steer *steer;
+    cox_plan_cache *steer;
     char **prompts; /* [n], malloc'ed */
     size_t n, n_sent;
     answer *answers; /* [n] */
@@ -99,9 +100,9 @@ static cox_status prepare(generate *g)
     const cox_options *options = g->options;
     cox_status status = read_prompts(g);
     if (status == COX_OK) warn(g);
-    if (status == COX_OK) status = cox_steer_create(&g->steer, g->model, options->forces_steering);
+    if (status == COX_OK) status = cox_plan_cache_create(&g->steer, g->model, options->forces_steering);
     for (size_t i = 0; i < options->plans.n && status == COX_OK; i++)
-        status = cox_steer_check(g->steer, options->plans.items[i]);
+        status = cox_plan_cache_check(g->steer, options->plans.items[i]);
     if (status == COX_OK && options->trace_folder)
         status = cox_traces_open(options->trace_folder, options->has_force);
     return status;
@@ -128,7 +129,7 @@ static cox_status check_logit_bias(const cox_options *options)
     return status == COX_BAD_FILE ? COX_INVALID : status; /* it is an option, not a file */
 }
 
-static cox_status check(const cox_options *options)
+static cox_status check(const cox_options *options, const cox_prompting *prompting)
 {
     size_t n_prompts = options->prompts.n + options->prompt_files.n;
     if (n_prompts == 0) {
@@ -144,7 +145,7 @@ static cox_status check(const cox_options *options)
         return cox_fail(COX_INVALID, "--temperature %g: use 0 (greedy) or at least 1e-6",
                         options->temperature);
     }
-    cox_status status = cox_prompts_check_options(options);
+    cox_status status = cox_prompting_check(prompting);
     return status == COX_OK ? check_logit_bias(options) : status;
 }
 
@@ -157,7 +158,7 @@ static cox_status complete(const generate *g, cox_request *request)
     request->wants_routes = folder != NULL;
     if (folder) status = cox_traces_name(request, folder, "prompt");
     if (status != COX_OK || plans->n == 0) return status;
-    return cox_steer_load(g->steer, request, plans->items[plans->n > 1 ? request->id - 1 : 0]);
+    return cox_plan_cache_load(g->steer, request, plans->items[plans->n > 1 ? request->id - 1 : 0]);
 }
 
 static cox_status fill_request(const generate *g, cox_request *request, const char *prompt)
@@ -182,7 +183,7 @@ static cox_status fill_request(const generate *g, cox_request *request, const ch
         status = cox_request_add_stop(request, options->stops.items[i]);
         if (status != COX_OK) cox_fail_in(status, "--stop");
     }
-    return status != COX_OK ? status : cox_prompts_make_request(request, options, prompt);
+    return status != COX_OK ? status : cox_prompting_make_request(request, g->prompting, prompt);
 }
 
 static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
@@ -381,18 +382,20 @@ static void release(generate *g)
     }
     free(g->prompts);
     free(g->answers);
-    cox_steer_destroy(g->steer);
+    cox_plan_cache_destroy(g->steer);
 }
 
 cox_status cox_command_generate(const cox_options *options)
 {
-    cox_status status = check(options);
+    const cox_run_options of_run = cox_options_of_run(options);
+    cox_status status = check(options, &of_run.prompting);
     if (status != COX_OK) return status;
     cox_run run;
-    status = cox_run_open(&run, options);
+    status = cox_run_open(&run, &of_run);
     if (status != COX_OK) return status;
     cox_options used = *options; /* with what the model's makers advise, when asked for */
-    generate g = {.options = &used, .cluster = run.cluster, .model = run.model};
+    generate g = {
+        .options = &used, .prompting = &of_run.prompting, .cluster = run.cluster, .model = run.model};
     if (cox_run_is_front(&run)) status = cox_generation_apply(&used, run.model);
     if (cox_run_is_front(&run) && status == COX_OK) status = prepare(&g);
     status = cox_run_agree(&run, status);

@@ -13,6 +13,7 @@
 #include "run/run.h"
 
 typedef struct inspection {
+    cox_run_options of_run;
     cox_model *model;
     const cox_kernels *kernels;
     cox_layout layout;
@@ -137,7 +138,7 @@ static void print_placement(const inspection *in, const cox_options *options)
 
 static void print_cache(const inspection *in, const cox_options *options)
 {
-    const cox_engine_options engine = cox_run_engine_options(options, in->layout.size);
+    const cox_engine_options engine = cox_run_engine_options(&in->of_run, in->layout.size);
     size_t token_bytes = 0;
     int64_t n = cox_engine_kv_tokens(in->model, &engine, &token_bytes);
     char each[32], all[32];
@@ -155,10 +156,10 @@ typedef struct line {
     uint64_t parts[7]; /* trunk, experts, KV cache, activations, exchange, base, total */
 } line;
 
-static line rank_line(const inspection *in, const cox_options *options, int32_t rank)
+static line rank_line(const inspection *in, int32_t rank)
 {
     cox_footprint f =
-        cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, options, rank);
+        cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, &in->of_run, rank);
     return (line){.n_coordinators = rank < in->layout.n_coordinators,
                   .n_hosts = cox_layout_hosts_experts(&in->layout, rank),
                   .n_experts = f.n_experts,
@@ -289,7 +290,7 @@ static cox_status take_lines(const inspection *in, const cox_options *options, l
     *ranks = calloc((size_t)in->layout.size, sizeof **ranks);
     *nodes = calloc((size_t)options->n_nodes + 1, sizeof **nodes);
     if (!*ranks || !*nodes) return cox_fail(COX_NO_MEMORY, "out of memory");
-    for (int32_t r = 0; r < in->layout.size; r++) (*ranks)[r] = rank_line(in, options, r);
+    for (int32_t r = 0; r < in->layout.size; r++) (*ranks)[r] = rank_line(in, r);
     for (int32_t k = 0; k < options->n_nodes; k++) (*nodes)[k] = node_line(in, options, *ranks, k);
     return COX_OK;
 }
@@ -310,13 +311,13 @@ static json_t *nodes_json(const inspection *in, const cox_options *options, cons
 
 static cox_status print_json(const inspection *in, const cox_options *options, const line *nodes)
 {
-    const cox_engine_options engine = cox_run_engine_options(options, in->layout.size);
+    const cox_engine_options engine = cox_run_engine_options(&in->of_run, in->layout.size);
     size_t token_bytes = 0;
     int64_t n_tokens = cox_engine_kv_tokens(in->model, &engine, &token_bytes);
     json_t *ranks = json_array();
     for (int32_t r = 0; r < in->layout.size; r++) {
         cox_footprint f =
-            cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, options, r);
+            cox_footprint_predict(in->model, in->kernels, in->placement, &in->layout, &in->of_run, r);
         json_array_append_new(ranks, rank_json(in, &f, r));
     }
     json_t *json =
@@ -353,14 +354,14 @@ static cox_status print(const inspection *in, const cox_options *options)
 
 cox_status cox_command_inspect(const cox_options *options)
 {
-    inspection in = {0};
+    inspection in = {.of_run = cox_options_of_run(options)};
     int32_t size = options->ranks > 0 ? (int32_t)options->ranks : 1;
     if (options->n_nodes > size)
         return cox_fail(COX_INVALID, "--nodes %d: there are only %d ranks; give --ranks too",
                         (int)options->n_nodes, (int)size);
     int32_t n_local =
         (int32_t)(options->n_nodes > 0 ? (size + options->n_nodes - 1) / options->n_nodes : size);
-    cox_status status = cox_layout_make(&in.layout, options, size, threads_per_rank(options, n_local));
+    cox_status status = cox_layout_make(&in.layout, &in.of_run, size, threads_per_rank(options, n_local));
     if (status == COX_OK) status = cox_model_open(&in.model, options->model);
     if (status == COX_OK) status = cox_kernels_select(&in.kernels, options->kernel);
     if (status == COX_OK)

@@ -187,7 +187,7 @@ static cox_status compute(logits *l, cox_run *run, cox_engine *engine)
                                           .sampling = cox_sampling_defaults(),
                                           .plan = l->plan,
                                           .wants_logits = true};
-    cox_progress_begin(&l->bar, "logits", run->progress, COX_PROGRESS_COUNT);
+    cox_progress_begin(&l->bar, "logits", run->options.progress, COX_PROGRESS_COUNT);
     cox_status status = cox_engine_submit(engine, &request);
     if (status == COX_OK) l->plan = NULL;
     while (status == COX_OK && l->failed == COX_OK && cox_engine_n_sequences(engine) > 0)
@@ -215,7 +215,7 @@ static cox_status prepare(logits *l, cox_run *run, cox_engine **engine)
     if (status != COX_OK) return status;
     const cox_engine_events events = {
         .context = l, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(l->options, run->layout.size);
+    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     return cox_engine_create(engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
                              run->exchange, &options, &events);
 }
@@ -225,8 +225,10 @@ cox_status cox_command_logits(const cox_options *options)
     if (!options->tokens == !options->tokens_file) {
         return cox_fail(COX_INVALID, "give either --tokens IDS or --tokens-file FILE");
     }
+    cox_run_options of_run = cox_options_of_run(options);
+    of_run.renders_chats = false;
     cox_run run;
-    cox_status status = cox_run_open(&run, options);
+    cox_status status = cox_run_open(&run, &of_run);
     if (status != COX_OK) return status;
     logits l = {.options = options, .cluster = run.cluster, .file = -1};
     cox_engine *engine = NULL;

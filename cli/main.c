@@ -64,10 +64,11 @@ static bool drains(const cox_options *options)
  * opened here is the ranks' to complain about: they may see another folder. */
 static cox_status check_ranks(const cox_options *options)
 {
+    const cox_run_options of_run = cox_options_of_run(options);
     cox_layout layout;
     cox_model *model = NULL;
     cox_placement *placement = NULL;
-    cox_status status = cox_layout_make(&layout, options, (int32_t)options->ranks, 1);
+    cox_status status = cox_layout_make(&layout, &of_run, (int32_t)options->ranks, 1);
     if (status != COX_OK || !options->model || cox_model_open(&model, options->model) != COX_OK)
         return status;
     status = cox_run_read_placement(&placement, model, &layout, options->placement);

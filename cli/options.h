@@ -12,6 +12,7 @@
 
 #include "base/nearest.h"
 #include "base/status.h"
+#include "run/options.h"
 
 typedef enum cox_command {
     COX_COMMAND_GENERATE = 1,
@@ -112,6 +113,11 @@ bool cox_options_is_given(const cox_options *options, const char *name);
 cox_status cox_options_check_files(const cox_options *options);
 /* The same for one --output, of one file that is read and of those of a model (its folder; NULL: none). */
 cox_status cox_options_check_output(const char *output, const char *input, const char *model);
+
+/* What they say of the run itself. */
+cox_run_options cox_options_of_run(const cox_options *options);
+/* Of how prompts become tokens alone, for commands that open no run. */
+cox_prompting cox_options_of_prompting(const cox_options *options);
 
 /* The help text of a command, from the table. */
 void cox_options_print_help(cox_command command, FILE *file);

@@ -25,11 +25,12 @@ static int32_t hosts_of(void *context, int32_t layer, int32_t expert, const int3
 
 static cox_status explain(const cox_plan *plan, const cox_model *model, const cox_options *options)
 {
+    const cox_run_options of_run = cox_options_of_run(options);
     cox_layout layout;
     cox_placement *placement = NULL;
     char *text = NULL;
     cox_status status =
-        cox_layout_make(&layout, options, options->ranks > 0 ? (int32_t)options->ranks : 1, 1);
+        cox_layout_make(&layout, &of_run, options->ranks > 0 ? (int32_t)options->ranks : 1, 1);
     if (status == COX_OK) status = cox_run_read_placement(&placement, model, &layout, options->placement);
     if (status == COX_OK) status = cox_plan_explain(plan, model, hosts_of, placement, &text);
     if (status == COX_OK) fputs(text, stdout);

@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "run/identity.h"
 #include "run/outputs.h"
-#include "study/routes.h"
+#include "cli/routes_print.h"
 #include "report/heatmap.h"
 
 /* Of --measure, of JSON and CSV, and for people. */
@@ -42,20 +42,20 @@ static int compare(const void *a, const void *b)
     return (x->cell > y->cell) - (x->cell < y->cell);
 }
 
-static cox_status print_table(const cox_routes *r)
+static cox_status print_table(const cox_routes *r, const cox_options *options)
 {
     size_t n = (size_t)r->n_layers * (size_t)r->n_experts, n_shown = 0;
-    int32_t measure = measure_of(r->options);
+    int32_t measure = measure_of(options);
     ranked *order = calloc(n, sizeof *order);
     if (!order) return cox_fail(COX_NO_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) order[i] = (ranked){fabs(r->cells[i].difference[measure].value), i};
     qsort(order, n, sizeof *order, compare);
     printf("a: %s, %d prompts; b: %s, %d prompts; the last %lld tokens of each\n", r->classes[0].path,
-           (int)r->classes[0].n, r->classes[1].path, (int)r->classes[1].n, (long long)r->options->last);
+           (int)r->classes[0].n, r->classes[1].path, (int)r->classes[1].n, (long long)options->last);
     printf("points: %% of the tokens of a less %% of those of b, with 95%% intervals (bootstrap over "
            "prompts)\n");
     printf("%5s %6s  %-27s %-27s %-27s\n", "layer", "expert", "top-1", "chosen", "chosen, all tokens");
-    for (; n_shown < n && (int64_t)n_shown < r->options->top && order[n_shown].size > 0; n_shown++) {
+    for (; n_shown < n && (int64_t)n_shown < options->top && order[n_shown].size > 0; n_shown++) {
         size_t cell = order[n_shown].cell;
         printf("%5zu %6zu ", cell / (size_t)r->n_experts, cell % (size_t)r->n_experts);
         for (int32_t kind = 0; kind < COX_N_ROUTES; kind++) {
@@ -95,16 +95,16 @@ static json_t *cell_json(const cox_routes *r, size_t cell)
 }
 
 /* With all that tells its model from others, as the journal of a sweep has it. */
-static cox_status print_json(const cox_routes *r)
+static cox_status print_json(const cox_routes *r, const cox_run_options *run)
 {
     json_t *json = json_pack("{s:s}", "made", "routes");
-    cox_status status = json ? cox_identity_add_model(json, r->options, r->model)
+    cox_status status = json ? cox_identity_add_model(json, run, r->model)
                              : cox_fail(COX_NO_MEMORY, "out of memory for the result");
     json_t *found = json_pack(
         "{s:I, s:i, s:{s:I, s:I}, s:o, s:o, s:[]}", "last", (json_int_t)r->options->last, "chosen_per_token",
         (int)r->model->router.top_k, "bootstrap", "seed", (json_int_t)r->options->seed, "resamples",
         (json_int_t)r->options->resamples, "a", class_json(r, 0), "b", class_json(r, 1), "experts");
-    if (status == COX_OK) status = cox_identity_add_prompting(json, r->options);
+    if (status == COX_OK) status = cox_identity_add_prompting(json, &run->prompting);
     if (status == COX_OK && (!found || json_object_update(json, found) != 0))
         status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
     json_decref(found);
@@ -142,6 +142,7 @@ static void print_csv(FILE *file, const void *context)
 
 typedef struct plot {
     const cox_routes *routes;
+    int32_t measure;
     cox_interval *cells;
 } plot;
 
@@ -149,8 +150,7 @@ static void print_plot(FILE *file, const void *context)
 {
     const plot *p = context;
     char title[256];
-    snprintf(title, sizeof title, "Routing, a less b, in points: %s",
-             kinds[measure_of(p->routes->options)].about);
+    snprintf(title, sizeof title, "Routing, a less b, in points: %s", kinds[p->measure].about);
     cox_heatmap_print(file, &(cox_heatmap){.title = title,
                                            .unit = "",
                                            .row_name = "layer",
@@ -160,26 +160,26 @@ static void print_plot(FILE *file, const void *context)
                                            .cells = p->cells});
 }
 
-static cox_status write_plot(const cox_routes *r)
+static cox_status write_plot(const cox_routes *r, const cox_options *options)
 {
-    if (!r->options->plot) return COX_OK;
+    if (!options->plot) return COX_OK;
     size_t n = (size_t)r->n_layers * (size_t)r->n_experts;
-    plot p = {r, calloc(n, sizeof(cox_interval))};
+    plot p = {r, measure_of(options), calloc(n, sizeof(cox_interval))};
     if (!p.cells) return cox_fail(COX_NO_MEMORY, "out of memory for the plot");
     for (size_t i = 0; i < n; i++) {
-        const cox_interval *d = &r->cells[i].difference[measure_of(r->options)];
+        const cox_interval *d = &r->cells[i].difference[p.measure];
         bool is_moe = r->model->layers[i / (size_t)r->n_experts].is_moe;
         p.cells[i] = (cox_interval){is_moe ? 100 * d->value : (double)NAN, 100 * d->low, 100 * d->high};
     }
-    cox_status status = cox_output_write("--plot", r->options->plot, print_plot, &p);
+    cox_status status = cox_output_write("--plot", options->plot, print_plot, &p);
     free(p.cells);
     return status;
 }
 
-cox_status cox_routes_print(const cox_routes *r)
+cox_status cox_routes_print(const cox_routes *r, const cox_run_options *run, const cox_options *options)
 {
-    cox_status status = cox_output_write("--csv", r->options->csv, print_csv, r);
-    if (status == COX_OK) status = write_plot(r);
+    cox_status status = cox_output_write("--csv", options->csv, print_csv, r);
+    if (status == COX_OK) status = write_plot(r, options);
     if (status != COX_OK) return status;
-    return r->options->is_json ? print_json(r) : print_table(r);
+    return options->is_json ? print_json(r, run) : print_table(r, options);
 }

@@ -54,6 +54,7 @@ static cox_status encode(const cox_options *options, const cox_tokenizer *tokeni
 
 typedef struct chats {
     const cox_options *options;
+    cox_prompting prompting;
     const cox_tokenizer *tokenizer;
     cox_chat_process *process;
     cox_chat_template *chat_template;
@@ -70,7 +71,7 @@ static cox_status encode_message(const chats *c)
     if (status == COX_OK && strlen(text) != n)
         status = cox_fail(COX_INVALID, "standard input: a message cannot hold a NUL byte");
     if (status == COX_OK) status = cox_tokenizer_check_text("standard input", text, n);
-    if (status == COX_OK) status = cox_prompts_make_request(request, c->options, text);
+    if (status == COX_OK) status = cox_prompting_make_request(request, &c->prompting, text);
     if (status == COX_OK)
         status = cox_session_tokenize(c->tokenizer, c->chat_template, NULL, request, &tokens);
     if (status == COX_OK) status = print_ids(c->options, &tokens);
@@ -91,7 +92,7 @@ static cox_status render_line(const chats *c, const char *line, size_t n_line, c
         status = cox_fail(COX_TOO_LONG, "%s: longer than %d bytes", where, COX_LINE_MAX_BYTES);
     if (status == COX_OK) status = cox_json_load_line(&json, line, n_line, where, "{\"messages\": [...]}");
     if (status == COX_OK) status = cox_request_set_chat(request, json, where);
-    if (status == COX_OK) status = cox_prompts_apply_options(request, c->options, where);
+    if (status == COX_OK) status = cox_prompting_apply(request, &c->prompting, where);
     if (status == COX_OK) {
         status = cox_chat_template_render(c->chat_template, request->chat, text, n);
         if (status == COX_OK) status = cox_tokenizer_encode(c->tokenizer, *text, *n, false, tokens);
@@ -152,9 +153,10 @@ static cox_status encode_conversations(const chats *c)
 
 static cox_status encode_chats(const cox_options *options, const cox_tokenizer *tokenizer)
 {
-    chats c = {.options = options, .tokenizer = tokenizer};
+    chats c = {.options = options, .prompting = cox_options_of_prompting(options), .tokenizer = tokenizer};
     cox_status status = cox_chat_process_start(&c.process, options->python);
-    if (status == COX_OK) status = cox_prompts_load_template(&c.chat_template, options, c.process);
+    if (status == COX_OK)
+        status = cox_prompting_load_template(&c.chat_template, &c.prompting, options->model, c.process);
     if (status == COX_OK) status = options->conversations ? encode_conversations(&c) : encode_message(&c);
     cox_chat_template_destroy(c.chat_template);
     cox_chat_process_stop(c.process);

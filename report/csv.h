@@ -1,8 +1,8 @@
 /* CSV files with a line of column names, as our commands and spreadsheets write them: fields in quotes may
  * hold commas, quotes twice and ends of lines. Columns are found by name, in any order; others are ignored.
  */
-#ifndef COX_STEERING_CSV_H
-#define COX_STEERING_CSV_H
+#ifndef COX_REPORT_CSV_H
+#define COX_REPORT_CSV_H
 
 #include <stdbool.h>
 #include <stddef.h>

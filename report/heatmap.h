@@ -2,8 +2,8 @@
  * A map of numbers by layer and expert as a picture: an SVG of its own, without script or network, for light
  * and dark pages. Signs are drawn where a number is certain, so that it can be read in black and white.
  */
-#ifndef COX_STEERING_HEATMAP_H
-#define COX_STEERING_HEATMAP_H
+#ifndef COX_REPORT_HEATMAP_H
+#define COX_REPORT_HEATMAP_H
 
 #include <stdint.h>
 #include <stdio.h>

@@ -6,8 +6,8 @@
  * page asks for nothing from anywhere and is whole without its one script, which sorts and filters tables;
  * equal inputs give equal bytes.
  */
-#ifndef COX_STEERING_REPORT_H
-#define COX_STEERING_REPORT_H
+#ifndef COX_REPORT_H
+#define COX_REPORT_H
 
 #include <jansson.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* Two axes of a chart, in the page's SVG. A is a filled circle on a solid line, B an empty square on a broken
  * one, so that they differ without colour; every mark has its numbers in a <title>, which browsers show on
  * hover. */
-#ifndef COX_STEERING_REPORT_AXES_H
-#define COX_STEERING_REPORT_AXES_H
+#ifndef COX_REPORT_AXES_H
+#define COX_REPORT_AXES_H
 
 #include <stdbool.h>
 #include <stddef.h>

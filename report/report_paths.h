@@ -1,14 +1,11 @@
 /* Names of files as a page shows them: relative to the folder that the page is in, so that they still lead
  * there when folder and files are moved together. */
-#ifndef COX_CLI_REPORT_PATHS_H
-#define COX_CLI_REPORT_PATHS_H
+#ifndef COX_REPORT_PATHS_H
+#define COX_REPORT_PATHS_H
 
 #include <jansson.h>
 
 #include "report/report.h"
-
-/* `path` as seen from the folder `home`, both absolute; malloc'ed. NULL: out of memory. */
-char *cox_path_seen_from(const char *home, const char *path);
 
 /*
  * A copy of the report for the page at `page`, which borrows all of it but run, controls_run, best and the

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#include "coordinator/clean_layer.h"
 #include "steering/row_tag.h"
 #include "worker/worker.h"
 
@@ -19,16 +18,15 @@ static const uint64_t BASE_ALONE_BYTES = (uint64_t)9 << 20, BASE_MPI_BYTES = (ui
 static const uint64_t BASE_PEER_BYTES = (uint64_t)3 << 18;
 static const int32_t MOST_PEERS = 64;
 static const double TOKENIZER_FACTOR = 2.5;
-/* Of a step of a sweep, and of its KV cache, which is to hold all prompts: their number is not known yet. */
-enum { SWEEP_ROWS = 1024, SWEEP_SEQUENCES = 1024, SWEEP_KV_BYTES = 1 << 30 };
 
-cox_status cox_layout_make(cox_layout *layout, const cox_options *options, int32_t size, int32_t n_threads)
+cox_status cox_layout_make(cox_layout *layout, const cox_run_options *options, int32_t size,
+                           int32_t n_threads)
 {
-    int32_t n_coordinators = (int32_t)options->coordinators;
+    int32_t n_coordinators = options->n_coordinators;
     if (n_coordinators > size) {
         return cox_fail(COX_INVALID, "--coordinators %d: there are only %d ranks", n_coordinators, size);
     }
-    bool is_on_all = options->experts_on[0] == 'a' || size == 1;
+    bool is_on_all = options->experts_on_all || size == 1;
     int32_t first = is_on_all ? 0 : n_coordinators;
     if (first == size) {
         return cox_fail(COX_INVALID,
@@ -48,32 +46,24 @@ bool cox_layout_hosts_experts(const cox_layout *layout, int32_t rank)
     return rank >= layout->first_expert_rank;
 }
 
-cox_engine_options cox_run_engine_options(const cox_options *options, int32_t size)
+cox_engine_options cox_run_engine_options(const cox_run_options *options, int32_t size)
 {
     cox_engine_options engine = cox_engine_options_defaults();
-    engine.prefill_chunk = (int32_t)options->prefill_chunk;
+    if (options->prefill_chunk) engine.prefill_chunk = options->prefill_chunk;
+    if (options->max_rows) engine.max_rows = options->max_rows;
+    if (options->max_sequences) engine.max_sequences = options->max_sequences;
     engine.kv_bytes = options->kv_memory_bytes;
-    if (options->command == COX_COMMAND_SWEEP || options->has_sweep_bench) { /* many short prompts */
-        engine.max_rows = SWEEP_ROWS;
-        engine.max_sequences = SWEEP_SEQUENCES;
-        if (engine.kv_bytes == 0) engine.kv_bytes = SWEEP_KV_BYTES;
-    }
     if (engine.max_rows < engine.prefill_chunk) engine.max_rows = engine.prefill_chunk;
-    engine.n_slots = options->micro_batches ? (int32_t)options->micro_batches : size > 1 ? 2 : 1;
+    engine.n_slots = options->n_micro_batches ? options->n_micro_batches : size > 1 ? 2 : 1;
     if (options->residual_memory_bytes != UINT64_MAX) engine.residual_bytes = options->residual_memory_bytes;
     return engine;
 }
 
-cox_exchange_options cox_run_exchange_options(const cox_options *options, const cox_model *model,
+cox_exchange_options cox_run_exchange_options(const cox_run_options *options, const cox_model *model,
                                               int32_t size)
 {
     cox_engine_options engine = cox_run_engine_options(options, size);
-    cox_exchange_kind kind = options->exchange[0] == 's' && options->exchange[1] == 'e' ? COX_EXCHANGE_SELF
-                             : options->exchange[0] == 's'                              ? COX_EXCHANGE_SPARSE
-                             : options->exchange[0] == 'a' && options->exchange[1] == 'l'
-                                 ? COX_EXCHANGE_ALLTOALL
-                                 : COX_EXCHANGE_AUTO;
-    return (cox_exchange_options){.kind = kind,
+    return (cox_exchange_options){.kind = options->exchange,
                                   .n_slots = engine.n_slots,
                                   .max_rows = cox_engine_slot_rows(&engine),
                                   .row_width = model->d_model + COX_ROW_TAIL,
@@ -95,7 +85,7 @@ static uint64_t tokenizer_bytes(const cox_model *model)
 }
 
 static void predict_engine(cox_footprint *footprint, const cox_model *model, const cox_kernels *kernels,
-                           const cox_layout *layout, const cox_options *options)
+                           const cox_layout *layout, const cox_run_options *options)
 {
     cox_engine_options engine = cox_run_engine_options(options, layout->size);
     uint64_t all = cox_engine_bytes(model, kernels, &engine, layout->n_threads);
@@ -112,7 +102,7 @@ static uint64_t base_bytes(int32_t size)
 
 cox_footprint cox_footprint_predict(const cox_model *model, const cox_kernels *kernels,
                                     const cox_placement *placement, const cox_layout *layout,
-                                    const cox_options *options, int32_t rank)
+                                    const cox_run_options *options, int32_t rank)
 {
     bool is_coordinator = rank < layout->n_coordinators, is_host = cox_layout_hosts_experts(layout, rank);
     cox_footprint footprint = {.base = base_bytes(layout->size)};
@@ -120,8 +110,7 @@ cox_footprint cox_footprint_predict(const cox_model *model, const cox_kernels *k
         footprint.trunk = cox_model_trunk_bytes(model);
         footprint.base += tokenizer_bytes(model);
         predict_engine(&footprint, model, kernels, layout, options);
-        if (options->command == COX_COMMAND_SWEEP || options->has_sweep_bench)
-            footprint.activations += COX_CLEAN_LAYER_MOST_BYTES;
+        footprint.activations += options->caller_bytes;
     }
     for (int32_t l = 0; l < model->n_layers && is_host; l++) {
         if (!model->layers[l].is_moe) continue;

@@ -146,7 +146,7 @@ static bool is_exact(const char *kernel)
     return strcmp(kernel, "bf16-act") != 0 && strcmp(kernel, "blas") != 0;
 }
 
-cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model)
+cox_status cox_identity_add_model(json_t *run, const cox_run_options *options, const cox_model *model)
 {
     char tokenizer[65], weights[SHA256_DIGEST_STRING_LENGTH];
     cox_status status = cox_tokenizer_fingerprint(model->folder, tokenizer);
@@ -183,30 +183,11 @@ static cox_status add_kwargs(json_t *run, const char *text)
     return status;
 }
 
-cox_status cox_identity_add_prompting(json_t *run, const cox_options *options)
+cox_status cox_identity_add_prompting(json_t *run, const cox_prompting *prompting)
 {
-    cox_status status = options->system ? add(run, "system", json_string(options->system)) : COX_OK;
-    if (status == COX_OK && options->is_raw) status = add(run, "raw", json_true());
-    if (status == COX_OK && options->template_name) status = add_template(run, options->template_name);
-    if (status == COX_OK && options->template_kwargs) status = add_kwargs(run, options->template_kwargs);
-    return status == COX_OK && options->date ? add(run, "date", json_string(options->date)) : status;
-}
-
-cox_status cox_identity_add_sampling(json_t *run, const cox_options *options)
-{
-    json_t *sampling =
-        json_pack("{s:I, s:f, s:I, s:f, s:f, s:f, s:I, s:b, s:b}", "max_tokens",
-                  (json_int_t)options->max_tokens, "temperature", options->temperature, "top_k",
-                  (json_int_t)options->top_k, "top_p", options->top_p, "min_p", options->min_p,
-                  "repetition_penalty", options->repetition_penalty, "seed", (json_int_t)options->seed,
-                  "ignore_eos", (int)options->ignores_eos, "logits_digest", (int)options->wants_digest);
-    if (!sampling) return cox_fail(COX_NO_MEMORY, "out of memory");
-    /* not said when they are off, as in journals from before they were there */
-    if (options->presence_penalty != 0.0)
-        json_object_set_new(sampling, "presence_penalty", json_real(options->presence_penalty));
-    if (options->frequency_penalty != 0.0)
-        json_object_set_new(sampling, "frequency_penalty", json_real(options->frequency_penalty));
-    int failed = json_object_update(run, sampling);
-    json_decref(sampling);
-    return failed ? cox_fail(COX_NO_MEMORY, "out of memory") : COX_OK;
+    cox_status status = prompting->system ? add(run, "system", json_string(prompting->system)) : COX_OK;
+    if (status == COX_OK && prompting->is_raw) status = add(run, "raw", json_true());
+    if (status == COX_OK && prompting->template_name) status = add_template(run, prompting->template_name);
+    if (status == COX_OK && prompting->kwargs) status = add_kwargs(run, prompting->kwargs);
+    return status == COX_OK && prompting->date ? add(run, "date", json_string(prompting->date)) : status;
 }

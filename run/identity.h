@@ -3,22 +3,22 @@
  * may go on where the other was stopped. What does not change a result (ranks, threads, placement, exact
  * kernels, memory) is left out. The object becomes the `run` of a journal (run/journal.h).
  */
-#ifndef COX_CLI_IDENTITY_H
-#define COX_CLI_IDENTITY_H
+#ifndef COX_RUN_IDENTITY_H
+#define COX_RUN_IDENTITY_H
 
 #include <jansson.h>
 
-#include "cli/options.h"
 #include "cluster/cluster.h"
 #include "model/model.h"
+#include "run/options.h"
 
 /* The model: its path as given, which answers repeat, its fingerprint, a sample of its weights, tokenizer,
  * template, end tokens; whether kernels round. Errors: NOT_FOUND, IO, NO_MEMORY. */
-cox_status cox_identity_add_model(json_t *run, const cox_options *options, const cox_model *model);
+cox_status cox_identity_add_model(json_t *run, const cox_run_options *options, const cox_model *model);
 
-/* What --system, --raw, --template (a file by its bytes too), --template-kwargs and --date make of prompts,
- * where they were given. Errors: NO_MEMORY, also for text that is not UTF-8, IO. */
-cox_status cox_identity_add_prompting(json_t *run, const cox_options *options);
+/* What a system message, no template, a template (a file by its bytes too), its kwargs and a date make of
+ * prompts, where they were given. Errors: NO_MEMORY, also for text that is not UTF-8, IO. */
+cox_status cox_identity_add_prompting(json_t *run, const cox_prompting *prompting);
 
 /* What all ranks of a run must have in common: hex digests of config and tensors' names and shapes; of a
  * sample of the weights; of the files that make tokens of text and say where it ends. Errors: IO. */
@@ -27,9 +27,6 @@ typedef struct cox_model_identity {
 } cox_model_identity;
 /* template: --template, a file of which counts too; or NULL. */
 cox_status cox_identity_of_model(cox_model_identity *identity, const cox_model *model, const char *template);
-
-/* What requests that do not say otherwise are sampled with. Errors: NO_MEMORY. */
-cox_status cox_identity_add_sampling(json_t *run, const cox_options *options);
 
 /* SHA-256 of a file, under `key`. cluster: told that this rank is alive; NULL: nobody. Errors: NOT_FOUND, IO,
  * NO_MEMORY. */

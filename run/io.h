@@ -1,7 +1,7 @@
 /* Whole files and lines in and out: reading everything, reading lines without blocking the engine, writing
  * without losing what is written. "-" is standard input or output. */
-#ifndef COX_CLI_IO_H
-#define COX_CLI_IO_H
+#ifndef COX_RUN_IO_H
+#define COX_RUN_IO_H
 
 #include <stdbool.h>
 #include <stddef.h>

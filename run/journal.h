@@ -6,8 +6,8 @@
  * files are written with one write() each, at once, and brought to the disk together about once a second.
  * One process writes (rank 0); the journal is locked against a second one.
  */
-#ifndef COX_CLUSTER_JOURNAL_H
-#define COX_CLUSTER_JOURNAL_H
+#ifndef COX_RUN_JOURNAL_H
+#define COX_RUN_JOURNAL_H
 
 #include <jansson.h>
 #include <stdbool.h>

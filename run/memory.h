@@ -1,6 +1,6 @@
 /* How much memory this process has and may still take: /proc and the control group it runs in. */
-#ifndef COX_CLI_MEMORY_H
-#define COX_CLI_MEMORY_H
+#ifndef COX_RUN_MEMORY_H
+#define COX_RUN_MEMORY_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* Small files that commands write beside their printed result (tables, plots): asked for early, so that a
  * name that cannot be used ends the run before its work; written whole. */
-#ifndef COX_CLI_OUTPUTS_H
-#define COX_CLI_OUTPUTS_H
+#ifndef COX_RUN_OUTPUTS_H
+#define COX_RUN_OUTPUTS_H
 
 #include <stdbool.h>
 #include <stdio.h>

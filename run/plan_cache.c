@@ -19,7 +19,7 @@ typedef struct compiled {
     bool was_forced;
 } compiled;
 
-struct cox_steer {
+struct cox_plan_cache {
     const cox_model *model;
     bool is_forced, has_fingerprint;
     char tokenizer_fingerprint[65];
@@ -32,9 +32,9 @@ static cox_status out_of_memory(void)
     return cox_fail(COX_NO_MEMORY, "out of memory for a steering plan");
 }
 
-cox_status cox_steer_create(cox_steer **steer, const cox_model *model, bool force)
+cox_status cox_plan_cache_create(cox_plan_cache **steer, const cox_model *model, bool force)
 {
-    cox_steer *fresh = calloc(1, sizeof *fresh);
+    cox_plan_cache *fresh = calloc(1, sizeof *fresh);
     if (!fresh) return out_of_memory();
     fresh->model = model;
     fresh->is_forced = force;
@@ -50,7 +50,7 @@ static void release(compiled *c)
     free(c->packed);
 }
 
-void cox_steer_destroy(cox_steer *steer)
+void cox_plan_cache_destroy(cox_plan_cache *steer)
 {
     if (!steer) return;
     for (size_t i = 0; i < steer->n_kept; i++) release(&steer->kept[i]);
@@ -64,7 +64,7 @@ static uint64_t hash_text(uint64_t hash, const char *text)
     return hash;
 }
 
-static const compiled *find(const cox_steer *steer, const compiled *wanted)
+static const compiled *find(const cox_plan_cache *steer, const compiled *wanted)
 {
     for (size_t i = 0; i < steer->n_kept; i++) {
         const compiled *c = &steer->kept[i];
@@ -76,7 +76,7 @@ static const compiled *find(const cox_steer *steer, const compiled *wanted)
 }
 
 /* The tokenizer's file is only read when somebody steers. */
-static cox_status find_fingerprint(cox_steer *steer)
+static cox_status find_fingerprint(cox_plan_cache *steer)
 {
     if (steer->has_fingerprint) return COX_OK;
     cox_status status = cox_tokenizer_fingerprint(steer->model->folder, steer->tokenizer_fingerprint);
@@ -85,7 +85,7 @@ static cox_status find_fingerprint(cox_steer *steer)
 }
 
 /* From c->json and c->folder. */
-static cox_status compile(cox_steer *steer, compiled *c)
+static cox_status compile(cox_plan_cache *steer, compiled *c)
 {
     json_t *json = NULL;
     cox_plan *plan = NULL;
@@ -108,7 +108,7 @@ static cox_status compile(cox_steer *steer, compiled *c)
 }
 
 /* Takes *c over when there is room. */
-static bool keep(cox_steer *steer, const compiled *c)
+static bool keep(cox_plan_cache *steer, const compiled *c)
 {
     size_t n_bytes = c->n_bytes + strlen(c->json);
     if (steer->n_kept == MAX_KEPT || steer->n_kept_bytes + n_bytes > MAX_KEPT_BYTES) return false;
@@ -121,7 +121,7 @@ static bool keep(cox_steer *steer, const compiled *c)
 }
 
 /* request: NULL to look only whether the plan is good. */
-static cox_status set_plan(cox_steer *steer, cox_request *request, const char *json, const char *folder)
+static cox_status set_plan(cox_plan_cache *steer, cox_request *request, const char *json, const char *folder)
 {
     compiled fresh = {.json = strdup(json), .folder = strdup(folder)};
     cox_status status = fresh.json && fresh.folder ? COX_OK : out_of_memory();
@@ -142,12 +142,12 @@ static cox_status set_plan(cox_steer *steer, cox_request *request, const char *j
     return status;
 }
 
-cox_status cox_steer_compile(cox_steer *steer, cox_request *request, const char *folder)
+cox_status cox_plan_cache_compile(cox_plan_cache *steer, cox_request *request, const char *folder)
 {
     return set_plan(steer, request, request->steering->json, folder);
 }
 
-cox_status cox_steer_load(cox_steer *steer, cox_request *request, const char *path)
+cox_status cox_plan_cache_load(cox_plan_cache *steer, cox_request *request, const char *path)
 {
     json_t *json = json_pack("{s:s}", "plan", path);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
@@ -158,7 +158,7 @@ cox_status cox_steer_load(cox_steer *steer, cox_request *request, const char *pa
     return status;
 }
 
-cox_status cox_steer_check(cox_steer *steer, const char *path)
+cox_status cox_plan_cache_check(cox_plan_cache *steer, const char *path)
 {
-    return cox_steer_load(steer, NULL, path);
+    return cox_plan_cache_load(steer, NULL, path);
 }

@@ -3,8 +3,8 @@
  * where the run can be told from another one and the file is a regular one: then the same command goes on
  * where it was stopped. Standard output and pipes have none. Rank 0 only.
  */
-#ifndef COX_CLI_RESULTS_H
-#define COX_CLI_RESULTS_H
+#ifndef COX_RUN_RESULTS_H
+#define COX_RUN_RESULTS_H
 
 #include <jansson.h>
 #include <stdbool.h>

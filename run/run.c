@@ -34,9 +34,9 @@ static void release(cox_run *run)
  */
 static cox_status start_chat_process(cox_run *run)
 {
-    const cox_options *o = run->options;
-    bool has_chats = o->command != COX_COMMAND_LOGITS && !o->is_raw && !o->has_steer_mix;
-    return has_chats ? cox_chat_process_start(&run->chat, o->python) : COX_OK;
+    const cox_run_options *o = &run->options;
+    bool has_chats = o->renders_chats && !o->prompting.is_raw;
+    return has_chats ? cox_chat_process_start(&run->chat, o->prompting.python) : COX_OK;
 }
 
 static void on_chat_wait(void *cluster)
@@ -58,21 +58,21 @@ static void keep_chat_process(cox_run *run)
 static void warn_of_threads(const cox_run *run)
 {
     int32_t n_local = cox_cluster_n_local(run->cluster), n_cores = cox_cluster_n_cores(run->cluster);
-    if (run->rank != 0 || run->options->threads * n_local <= n_cores) return;
+    if (run->rank != 0 || run->options.n_threads * n_local <= n_cores) return;
     fprintf(stderr,
             "warning: %d thread%s of each of %d rank%s for the %d core%s of %s wait for each other; without "
             "--threads each rank takes its share\n",
-            (int)run->options->threads, run->options->threads == 1 ? "" : "s", (int)n_local,
+            (int)run->options.n_threads, run->options.n_threads == 1 ? "" : "s", (int)n_local,
             n_local == 1 ? "" : "s", (int)n_cores, n_cores == 1 ? "" : "s", cox_cluster_host(run->cluster));
 }
 
 static cox_status create_cluster(cox_run *run)
 {
-    const cox_options *options = run->options;
+    const cox_run_options *options = &run->options;
     cox_cluster_options cluster = cox_cluster_options_defaults();
-    cluster.n_coordinators = (int32_t)options->coordinators;
-    cluster.experts_on_all = options->experts_on[0] == 'a';
-    cluster.n_threads = (int32_t)options->threads;
+    cluster.n_coordinators = options->n_coordinators;
+    cluster.experts_on_all = options->experts_on_all;
+    cluster.n_threads = options->n_threads;
     cox_status status = cox_cluster_create(&run->cluster, &cluster);
     if (status != COX_OK) return status;
     run->rank = cox_cluster_rank(run->cluster);
@@ -80,10 +80,10 @@ static cox_status create_cluster(cox_run *run)
     snprintf(owner, sizeof owner, "rank %d on %s", (int)run->rank, cox_cluster_host(run->cluster));
     cox_mapping_set_owner(owner, cox_launch_is_inside() ? cox_launch_wait_read : NULL);
     int32_t size = cox_cluster_size(run->cluster);
-    if (options->ranks > 0 && options->ranks != size) {
+    if (options->n_ranks > 0 && options->n_ranks != size) {
         return cox_fail(COX_INVALID,
                         "--ranks %d, but the launch has %d ranks; leave --ranks out or make them equal",
-                        (int)options->ranks, size);
+                        (int)options->n_ranks, size);
     }
     warn_of_threads(run);
     return cox_layout_make(&run->layout, options, size, cox_cluster_n_threads(run->cluster));
@@ -95,7 +95,7 @@ static cox_status compare_models(cox_run *run)
     cox_model_identity mine, *all = NULL;
     size_t *offsets = NULL;
     cox_status status =
-        cox_run_agree(run, cox_identity_of_model(&mine, run->model, run->options->template_name));
+        cox_run_agree(run, cox_identity_of_model(&mine, run->model, run->options.prompting.template_name));
     if (status != COX_OK) return status;
     status = cox_cluster_gather(run->cluster, &mine, sizeof mine, (void **)&all, &offsets);
     for (int32_t rank = 1; rank < run->layout.size && status == COX_OK && all; rank++) {
@@ -108,7 +108,7 @@ static cox_status compare_models(cox_run *run)
         if (!what) continue;
         status =
             cox_fail(COX_BAD_FILE, "%s: rank %d sees %s there than rank 0; give all machines the same folder",
-                     run->options->model, (int)rank, what);
+                     run->options.model, (int)rank, what);
     }
     free(all);
     free(offsets);
@@ -117,8 +117,8 @@ static cox_status compare_models(cox_run *run)
 
 static cox_status open_model(cox_run *run)
 {
-    cox_status status = cox_model_open(&run->model, run->options->model);
-    if (status == COX_OK) status = cox_kernels_select(&run->kernels, run->options->kernel);
+    cox_status status = cox_model_open(&run->model, run->options.model);
+    if (status == COX_OK) status = cox_kernels_select(&run->kernels, run->options.kernel);
     status = cox_run_agree(run, status);
     return status != COX_OK ? status : compare_models(run);
 }
@@ -202,7 +202,7 @@ void cox_run_warn_of_idle(const cox_model *model, const cox_layout *layout, cons
 /* Rank 0 reads the file, so that all ranks hold the same text. Collective. */
 static cox_status make_placement(cox_run *run)
 {
-    const char *path = run->options->placement;
+    const char *path = run->options.placement;
     void *text = NULL;
     size_t n = 0;
     cox_status status = COX_OK;
@@ -255,7 +255,7 @@ static cox_status check_machine(const need *needs, int32_t n, int32_t rank)
 static cox_status check_memory(cox_run *run)
 {
     run->footprint = cox_footprint_predict(run->model, run->kernels, run->placement, &run->layout,
-                                           run->options, run->rank);
+                                           &run->options, run->rank);
     need mine = {.shared = run->footprint.trunk, .available = cox_memory_available_bytes()};
     uint64_t total = cox_footprint_total(&run->footprint), resident = cox_memory_resident_bytes();
     mine.own = total - run->footprint.trunk;
@@ -299,7 +299,7 @@ static cox_status load(cox_run *run)
 {
     bool is_host = cox_layout_hosts_experts(&run->layout, run->rank);
     loading l = {.cluster = run->cluster, .total = run->footprint.trunk + run->footprint.experts};
-    cox_progress_style style = run->rank == 0 && l.total > 0 ? run->progress : COX_PROGRESS_NONE;
+    cox_progress_style style = run->rank == 0 && l.total > 0 ? run->options.progress : COX_PROGRESS_NONE;
     cox_progress_begin(&l.bar, run->layout.size > 1 ? "loading weights (rank 0)" : "loading weights", style,
                        COX_PROGRESS_BYTES);
     cox_status status = cox_arena_create(&run->arena, "load", 0);
@@ -318,24 +318,16 @@ static cox_status load(cox_run *run)
 
 static cox_status create_exchange(cox_run *run)
 {
-    cox_exchange_options exchange = cox_run_exchange_options(run->options, run->model, run->layout.size);
+    cox_exchange_options exchange = cox_run_exchange_options(&run->options, run->model, run->layout.size);
     exchange.placement = run->placement;
     exchange.host = run->worker ? cox_worker_host : NULL;
     exchange.host_context = run->worker;
     return cox_exchange_create(&run->exchange, run->cluster, &exchange); /* agrees by itself */
 }
 
-static cox_progress_style progress_style(const char *name)
+cox_status cox_run_open(cox_run *run, const cox_run_options *options)
 {
-    if (strcmp(name, "bar") == 0) return COX_PROGRESS_BAR;
-    if (strcmp(name, "log") == 0) return COX_PROGRESS_LOG;
-    if (strcmp(name, "none") == 0) return COX_PROGRESS_NONE;
-    return isatty(STDERR_FILENO) ? COX_PROGRESS_BAR : COX_PROGRESS_LOG;
-}
-
-cox_status cox_run_open(cox_run *run, const cox_options *options)
-{
-    *run = (cox_run){.options = options, .progress = progress_style(options->progress)};
+    *run = (cox_run){.options = *options};
     cox_status status = start_chat_process(run);
     if (status == COX_OK) status = create_cluster(run);
     if (status == COX_OK) keep_chat_process(run);

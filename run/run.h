@@ -4,21 +4,21 @@
  * exchange; and at the end the table of what each rank held and did. After every step all ranks agree, so
  * that one rank's failure is everybody's.
  */
-#ifndef COX_CLI_RUN_H
-#define COX_CLI_RUN_H
+#ifndef COX_RUN_RUN_H
+#define COX_RUN_RUN_H
 
 #include "base/arena.h"
 #include "base/counters.h"
 #include "base/progress.h"
 #include "run/footprint.h"
-#include "cli/options.h"
+#include "run/options.h"
 #include "cluster/cluster.h"
 #include "model/chat_process.h"
 #include "worker/worker.h"
 
 typedef struct cox_run {
-    const cox_options *options; /* borrowed */
-    cox_chat_process *chat;     /* on coordinators of commands that render chats, else NULL */
+    cox_run_options options; /* as given; what its texts point to is borrowed */
+    cox_chat_process *chat;  /* on coordinators when the run renders chats, else NULL */
     cox_cluster *cluster;
     cox_model *model;
     const cox_kernels *kernels;
@@ -31,13 +31,12 @@ typedef struct cox_run {
     cox_exchange *exchange;
     cox_counters counters;   /* of this rank's engine, set by the command before close */
     uint64_t resident_bytes; /* when the work was done */
-    cox_progress_style progress;
     int32_t rank;
 } cox_run;
 
 /* Everything up to the exchange. Collective. On failure the run is released and the status is the same on all
  * ranks. Errors: any; "rank R on HOST: ..." where only some ranks failed. */
-cox_status cox_run_open(cox_run *run, const cox_options *options);
+cox_status cox_run_open(cox_run *run, const cox_run_options *options);
 
 /* cox_cluster_agree. Collective. */
 cox_status cox_run_agree(cox_run *run, cox_status mine);

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "study/prompts.h"
-
 typedef struct words {
     cox_tokenizer *tokenizer;
     cox_chat_template *chat_template;
@@ -16,8 +14,9 @@ typedef struct words {
 static cox_status load_template(words *w, const cox_run *run, const cox_service *service)
 {
     if (!service->has_chats) return COX_OK;
-    cox_status status = cox_prompts_load_template(&w->chat_template, run->options, run->chat);
-    if (status == COX_OK || service->needs_template || run->options->template_name) return status;
+    cox_status status = cox_prompting_load_template(&w->chat_template, &run->options.prompting,
+                                                    run->options.model, run->chat);
+    if (status == COX_OK || service->needs_template || run->options.prompting.template_name) return status;
     if (status != COX_UNSUPPORTED && status != COX_NOT_FOUND) return status;
     w->no_template = strdup(cox_status_message());
     return COX_OK;
@@ -25,7 +24,7 @@ static cox_status load_template(words *w, const cox_run *run, const cox_service 
 
 static cox_status load_words(words *w, const cox_run *run, const cox_service *service)
 {
-    cox_status status = cox_tokenizer_load(&w->tokenizer, run->options->model);
+    cox_status status = cox_tokenizer_load(&w->tokenizer, run->options.model);
     if (status == COX_NOT_FOUND && service->may_be_ids) { /* who gives ids needs none */
         w->no_tokenizer = strdup(cox_status_message());
         status = w->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
@@ -56,7 +55,7 @@ static cox_status create_session(cox_session **session, cox_run *run, const word
                                      .no_tokenizer = w->no_tokenizer,
                                      .chat_template = w->chat_template,
                                      .no_template = w->no_template};
-    cox_engine_options engine = cox_run_engine_options(run->options, run->layout.size);
+    cox_engine_options engine = cox_run_engine_options(&run->options, run->layout.size);
     return cox_session_create(session, &parts, &engine, events);
 }
 
@@ -75,7 +74,7 @@ cox_status cox_serve(cox_run *run, const cox_service *service)
     status = cox_run_agree(run, status);
     if (status == COX_OK) {
         cox_front_options front = {
-            .n_queued = 2 * cox_run_engine_options(run->options, run->layout.size).max_sequences,
+            .n_queued = 2 * cox_run_engine_options(&run->options, run->layout.size).max_sequences,
             .hang_s = cox_cluster_options_defaults().hang_s};
         if (cox_run_is_front(run)) {
             status = cox_front_run(session, &service->events, run->cluster, run->exchange, &service->source,

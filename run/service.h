@@ -2,8 +2,8 @@
  * Requests of a source served by all coordinators of a run: what generate and batch share. Rank 0 reads and
  * writes; the other coordinators follow; expert hosts serve.
  */
-#ifndef COX_CLI_SERVE_H
-#define COX_CLI_SERVE_H
+#ifndef COX_RUN_SERVICE_H
+#define COX_RUN_SERVICE_H
 
 #include "run/run.h"
 #include "coordinator/front.h"

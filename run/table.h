@@ -1,6 +1,6 @@
 /* The table of ranks at the end of a run. */
-#ifndef COX_CLI_TABLE_H
-#define COX_CLI_TABLE_H
+#ifndef COX_RUN_TABLE_H
+#define COX_RUN_TABLE_H
 
 #include <stdbool.h>
 #include <stdint.h>

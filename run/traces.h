@@ -1,7 +1,7 @@
 /* The folder of --trace-routes: one file of recorded routes for each answer (docs/formats.md). Rank 0 only.
  */
-#ifndef COX_CLI_TRACES_H
-#define COX_CLI_TRACES_H
+#ifndef COX_RUN_TRACES_H
+#define COX_RUN_TRACES_H
 
 #include <stdbool.h>
 

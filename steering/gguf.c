@@ -244,7 +244,7 @@ static cox_status fill_vector(const char *path, const entry *from, const unsigne
                         .provenance = provenance};
     if (!out->name || !out->data) return COX_NO_MEMORY;
     memcpy(out->data, data + from->offset, n_wanted);
-    out->norm = (float)sqrt(cox__dot_f64(out->data, out->data, out->width));
+    out->norm = (float)sqrt(cox_dot_f64(out->data, out->data, out->width));
     cox_status status = cox__check_finite(where, out->data, out->width);
     if (status == COX_OK && !isfinite(out->norm))
         status = cox_fail(COX_BAD_FILE, "%s: its norm is too large for f32", where);

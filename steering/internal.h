@@ -44,9 +44,6 @@ size_t cox__tensor_bytes(const cox__tensor_head *head);
 cox_status cox__safetensors_header(const cox__tensor_head *heads, size_t n, const json_t *metadata,
                                    unsigned char **text, size_t *n_bytes);
 
-/* sum_i a[i] b[i] in f64, in ascending index. */
-double cox__dot_f64(const float *a, const float *b, int32_t n);
-
 /* --- vector.c --- */
 
 /* From a file's bytes; parse errors name `path`. The fuzz target's entry. */

@@ -203,7 +203,7 @@ static cox_status fill_ablation(cox_plan *plan, const float *vector, cox_site si
                             .vector = copy,
                             .unit = unit,
                             .positions = {.span = COX_SPAN_ALL}};
-    v->vector_norm = (float)sqrt(cox__dot_f64(copy, copy, plan->d_model));
+    v->vector_norm = (float)sqrt(cox_dot_f64(copy, copy, plan->d_model));
     plan->interventions = v;
     plan->n = 1;
     return cox__plan_finish(plan);

@@ -287,7 +287,7 @@ static cox_status unpack_one(const Cox__Plan *in, const float *const *rows,
     if (from->routes < 0 || (size_t)from->routes > in->n_routes)
         return malformed("the number of pinned routes");
     if (from->routes) v->pinned = routes[from->routes - 1];
-    if (v->vector) v->vector_norm = (float)sqrt(cox__dot_f64(v->vector, v->vector, v->width));
+    if (v->vector) v->vector_norm = (float)sqrt(cox_dot_f64(v->vector, v->vector, v->width));
     return cox__op_has_direction(v->op) ? fill_unit(plan, v, i) : COX_OK;
 }
 

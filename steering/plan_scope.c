@@ -246,14 +246,14 @@ static cox_status keep_unit(const cox__parse *parse, const char *key, const cox_
 static cox_status keep_second_unit(const cox__parse *parse, const cox_vector *v2, cox_intervention *out)
 {
     const cox_vector *v = parse->vector;
-    double norm2 = cox__dot_f64(v->data, v->data, v->width),
-           share = cox__dot_f64(v->data, v2->data, v->width) / norm2;
+    double norm2 = cox_dot_f64(v->data, v->data, v->width),
+           share = cox_dot_f64(v->data, v2->data, v->width) / norm2;
     double left = 0;
     for (int32_t i = 0; i < v->width; i++) {
         double x = (double)v2->data[i] - share * (double)v->data[i];
         left += x * x;
     }
-    if (!(left > 1e-10 * cox__dot_f64(v2->data, v2->data, v->width))) {
+    if (!(left > 1e-10 * cox_dot_f64(v2->data, v2->data, v->width))) {
         return cox_fail(
             COX_INVALID,
             "%s: key \"vector2\": the vector is parallel to \"vector\" or zero; they span no plane",
@@ -295,8 +295,8 @@ static cox_status read_reference(const cox__parse *parse, cox_intervention *out)
     if (status == COX_OK) status = cox__parse_number(parse->json, parse->where, "alpha", &out->alpha);
     if (status != COX_OK) return status;
     const cox_vector *v = parse->vector;
-    double norm = sqrt(cox__dot_f64(v->data, v->data, v->width));
-    out->reference_dot = (float)(cox__dot_f64(v->data, reference->data, v->width) / norm);
+    double norm = sqrt(cox_dot_f64(v->data, v->data, v->width));
+    out->reference_dot = (float)(cox_dot_f64(v->data, reference->data, v->width) / norm);
     if (isfinite(out->reference_dot)) return COX_OK;
     return cox_fail(COX_INVALID, "%s: key \"reference\": its product with \"vector\" is too large",
                     parse->where);

@@ -61,7 +61,7 @@ const float *cox__plan_keep_row(cox__plan_builder *builder, const float *data, i
 
 bool cox__unit_of(const float *v, int32_t width, float *unit)
 {
-    double norm = sqrt(cox__dot_f64(v, v, width));
+    double norm = sqrt(cox_dot_f64(v, v, width));
     if (!(norm > 0)) return false;
     for (int32_t i = 0; i < width; i++) unit[i] = (float)((double)v[i] / norm);
     return true;

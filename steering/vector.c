@@ -63,7 +63,7 @@ cox_status cox__check_finite(const char *where, const float *data, int32_t n)
     return COX_OK;
 }
 
-double cox__dot_f64(const float *a, const float *b, int32_t n)
+double cox_dot_f64(const float *a, const float *b, int32_t n)
 {
     double sum = 0;
     for (int32_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
@@ -91,7 +91,7 @@ static cox_status read_tensor(const char *path, const cox_tensor *tensor, cox_ar
                            .expert = -1};
     if (!vector->name || !vector->data) return COX_NO_MEMORY;
     memcpy(vector->data, tensor->data, tensor->n_bytes); /* may be unaligned in the file */
-    vector->norm = (float)sqrt(cox__dot_f64(vector->data, vector->data, vector->width));
+    vector->norm = (float)sqrt(cox_dot_f64(vector->data, vector->data, vector->width));
     cox_status status = cox__check_finite(where, vector->data, vector->width);
     if (status == COX_OK && !isfinite(vector->norm))
         status = cox_fail(COX_BAD_FILE, "%s: its norm is too large for f32", where);

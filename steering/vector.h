@@ -79,4 +79,7 @@ const cox_vector *cox_vector_find(const cox_vector_file *file, const char *name)
  * there is none (then vectors are not compared with it). Errors: IO, BAD_FILE. */
 cox_status cox_tokenizer_fingerprint(const char *folder, char fingerprint[65]);
 
+/* sum_i a[i] b[i] in f64, in ascending index. */
+double cox_dot_f64(const float *a, const float *b, int32_t n);
+
 #endif

@@ -74,6 +74,6 @@ void cox_vector_random(uint64_t seed, double norm, int32_t width, float *data)
         cox_sincos_f64(6.283185307179586 * cox_random_uniform(&random), &sine, &cosine);
         data[k] = (float)(radius * cosine);
     }
-    double factor = norm / sqrt(cox__dot_f64(data, data, width));
+    double factor = norm / sqrt(cox_dot_f64(data, data, width));
     for (int32_t k = 0; k < width; k++) data[k] = (float)((double)data[k] * factor);
 }

@@ -35,7 +35,7 @@ static cox_status put_facts(json_t *tensors, const cox_vector *vector)
         json_object_set_new(entry, "site", json_string(cox_site_name(vector->site)));
     if (vector->layer >= 0) json_object_set_new(entry, "layer", json_integer(vector->layer));
     if (vector->expert >= 0) json_object_set_new(entry, "expert", json_integer(vector->expert));
-    double norm = sqrt(cox__dot_f64(vector->data, vector->data, vector->width));
+    double norm = sqrt(cox_dot_f64(vector->data, vector->data, vector->width));
     json_object_set_new(entry, "norm", json_real(norm));
     cox_status status = put_text(entry, "operation", vector->operation);
     if (status == COX_OK) status = put_text(entry, "weighting", vector->weighting);

@@ -71,9 +71,8 @@ uint64_t cox_mix_kv_bytes(const cox_model *model, const cox_mix_options *options
 
 static cox_status write_vectors(bench *b)
 {
-    const char *parent = getenv("TMPDIR");
     int32_t width = b->run->model->d_model, n_coordinators = b->run->layout.n_coordinators;
-    snprintf(b->folder, sizeof b->folder, "%s/coxswain-bench-XXXXXX", parent && *parent ? parent : "/tmp");
+    snprintf(b->folder, sizeof b->folder, "%s/coxswain-bench-XXXXXX", b->options->temporary);
     if (!mkdtemp(b->folder)) {
         cox_status status = cox_fail(COX_IO, "%s: cannot create a folder for the vectors", b->folder);
         b->folder[0] = '\0';
@@ -295,7 +294,8 @@ static cox_status run_rounds(bench *b, cox_mix_result *result)
     cox_progress bar;
     bool is_front = cox_run_is_front(b->run);
     uint64_t bar_total = (uint64_t)(b->options->n_rounds * COX_N_MIXES);
-    cox_progress_begin(&bar, "bench", is_front ? b->run->progress : COX_PROGRESS_NONE, COX_PROGRESS_COUNT);
+    cox_progress_begin(&bar, "bench", is_front ? b->run->options.progress : COX_PROGRESS_NONE,
+                       COX_PROGRESS_COUNT);
     for (int32_t r = 0; r < b->options->n_rounds && status == COX_OK; r++) {
         for (int32_t i = 0; i < COX_N_MIXES && status == COX_OK; i++) {
             cox_mix m = (cox_mix)((r + i) % COX_N_MIXES);
@@ -339,7 +339,7 @@ static cox_status create_engine(bench *b)
 {
     const cox_engine_events events = {.context = b, .on_token = on_token, .on_done = on_done};
     cox_run *run = b->run;
-    cox_engine_options options = cox_run_engine_options(run->options, run->layout.size);
+    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     options.has_prefix_cache = false;
     return cox_engine_create(&b->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
                              run->exchange, &options, &events);

@@ -4,8 +4,8 @@
  * own for every request. Prompts, lengths and batch are equal; the three take turns within a round, and who
  * begins changes from round to round, so that a machine that slows down slows all of them.
  */
-#ifndef COX_CLI_BENCH_MIX_H
-#define COX_CLI_BENCH_MIX_H
+#ifndef COX_STUDY_BENCH_MIX_H
+#define COX_STUDY_BENCH_MIX_H
 
 #include "run/run.h"
 
@@ -14,7 +14,9 @@ typedef enum cox_mix { COX_MIX_UNSTEERED, COX_MIX_RESIDUAL, COX_MIX_ROUTED, COX_
 typedef struct cox_mix_options {
     int32_t n_requests, n_prompt, n_new, n_rounds; /* over all coordinators; tokens each; rounds counted */
     uint64_t seed;
-    double norm; /* of a plan's vector, relative to the mean norm of the rows at its site and layer */
+    const char
+        *temporary; /* the folder under which vector files are written for the time of the measurement */
+    double norm;    /* of a plan's vector, relative to the mean norm of the rows at its site and layer */
 } cox_mix_options;
 
 typedef struct cox_mix_result {

@@ -1,8 +1,5 @@
-/*
- * coxswain capture: what flows through the model at chosen sites, layers, experts and tokens of prompts, into
- * a folder: rows as they are, or each input file's count, mean and variance. Every coordinator writes its own
- * shards; rank 0 writes index.json last, so that a folder with an index is whole.
- */
+/* Every coordinator writes its own shards; rank 0 writes index.json last, so that a folder with an index is
+ * whole. */
 #include "study/capture.h"
 
 #include <dirent.h>
@@ -13,7 +10,6 @@
 
 #include "base/json.h"
 #include "study/choices.h"
-#include "cli/commands.h"
 #include "run/identity.h"
 #include "run/memory.h"
 #include "run/outputs.h"
@@ -36,7 +32,7 @@ static cox_status add_site(unsigned *sites, const char *word, size_t n)
     return cox_site_unknown("--sites", name);
 }
 
-static cox_status read_sites(unsigned *sites, const cox_options *options)
+static cox_status read_sites(unsigned *sites, const cox_capture_options *options)
 {
     const char *text = options->sites;
     if (!text) text = options->has_routes ? "" : "resid_post";
@@ -54,12 +50,11 @@ static cox_status read_sites(unsigned *sites, const cox_options *options)
 }
 
 /* What needs no model. */
-static cox_status read_question(cox_capture *c, const cox_options *options)
+static cox_status read_question(cox_capture *c)
 {
-    c->options = options;
+    const cox_capture_options *options = c->options;
     c->is_routed = !options->is_counterfactual && !options->has_statistics;
-    cox_status status = cox_prompts_check_options(options);
-    if (status == COX_OK) status = read_sites(&c->sites, options);
+    cox_status status = read_sites(&c->sites, options);
     if (status != COX_OK) return status;
     bool has_experts = c->sites & 1u << COX_SITE_EXPERT_OUT;
     if (options->experts && !has_experts)
@@ -77,13 +72,13 @@ static cox_status read_question(cox_capture *c, const cox_options *options)
 static bool is_there(const cox_capture *c, cox_site site, int32_t layer)
 {
     bool needs_router = site == COX_SITE_ROUTER_LOGITS || site == COX_SITE_EXPERT_OUT;
-    return (c->sites & 1u << site) && (!needs_router || c->run.model->layers[layer].is_moe);
+    return (c->sites & 1u << site) && (!needs_router || c->run->model->layers[layer].is_moe);
 }
 
 /* The columns, by layer, then site. */
 static cox_status make_columns(cox_capture *c)
 {
-    const cox_model *model = c->run.model;
+    const cox_model *model = c->run->model;
     int32_t top_k = model->router.top_k;
     c->columns = calloc((size_t)c->n_layers * COX_N_SITES + 1, sizeof *c->columns);
     c->column_of = malloc((size_t)model->n_layers * COX_N_SITES * sizeof *c->column_of);
@@ -114,7 +109,7 @@ static cox_status make_columns(cox_capture *c)
 
 static cox_status choose_experts(cox_capture *c)
 {
-    const cox_model *model = c->run.model;
+    const cox_model *model = c->run->model;
     int32_t n_experts = model->router.n_experts;
     const char *text = c->options->experts ? c->options->experts : "all";
     cox_status status = cox_choose("--experts", "expert", text, n_experts, &c->experts, &c->n_experts);
@@ -132,14 +127,14 @@ static cox_status choose_experts(cox_capture *c)
 
 static cox_status choose(cox_capture *c)
 {
-    cox_status status =
-        cox_choose("--layers", "layer", c->options->layers, c->run.model->n_layers, &c->layers, &c->n_layers);
+    cox_status status = cox_choose("--layers", "layer", c->options->layers, c->run->model->n_layers,
+                                   &c->layers, &c->n_layers);
     if (status == COX_OK) status = choose_experts(c);
     if (status == COX_OK) status = make_columns(c);
     if (status != COX_OK) return status;
     bool has_routes = false;
     for (int32_t i = 0; i < c->n_layers && c->options->has_routes; i++)
-        has_routes |= c->run.model->layers[c->layers[i]].is_moe;
+        has_routes |= c->run->model->layers[c->layers[i]].is_moe;
     if (c->n_columns > 0 || has_routes) return COX_OK;
     return cox_fail(COX_INVALID,
                     "--sites, --layers: there is nothing to capture: these layers have no experts");
@@ -155,7 +150,7 @@ cox_status cox_capture_run(cox_capture *c, const cox_pass_sink *sink, bool wants
                                         .wants_routes = wants_routes,
                                         .from_end = c->from_end,
                                         .n_positions = c->n_positions};
-    return cox_pass_run(&c->run, &c->work, &question, c->blocks, c->options->inputs.items, sink, status);
+    return cox_pass_run(c->run, &c->work, &question, c->blocks, c->options->inputs, sink, status);
 }
 
 char *cox_capture_path(const cox_capture *c, const char *name)
@@ -217,21 +212,22 @@ static json_t *prompts_json(const cox_capture *c)
 
 static cox_status make_index(const cox_capture *c, const cox_prompts *files, json_t *shards, json_t **index)
 {
-    const cox_options *options = c->options;
+    const cox_capture_options *options = c->options;
     char tokenizer[65];
-    cox_status status = cox_tokenizer_fingerprint(options->model, tokenizer);
+    cox_status status = cox_tokenizer_fingerprint(c->run->model->folder, tokenizer);
     json_t *json = json_pack(
         "{s:i, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:o, s:o}", "version", 1, "made",
-        options->has_statistics ? "statistics" : "rows", "model_fingerprint", c->run.model->fingerprint,
+        options->has_statistics ? "statistics" : "rows", "model_fingerprint", c->run->model->fingerprint,
         "tokenizer_fingerprint", status == COX_OK ? tokenizer : "", "sites", sites_json(c), "layers",
         numbers(c->layers, c->n_layers, 1), "experts", numbers(c->experts, c->n_experts, 1), "positions",
         c->n_positions ? numbers(c->from_end, c->n_positions, -1) : json_string("all"), "counterfactual",
-        (int)options->is_counterfactual, "routes", (int)options->has_routes, "raw", (int)options->is_raw,
-        "files", files_json(files, c->work.n_files), "prompts", prompts_json(c));
+        (int)options->is_counterfactual, "routes", (int)options->has_routes, "raw",
+        (int)c->run->options.prompting.is_raw, "files", files_json(files, c->work.n_files), "prompts",
+        prompts_json(c));
     if (status == COX_OK && !json)
         status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");
     if (json && shards) json_object_set(json, "shards", shards);
-    if (status == COX_OK) status = cox_identity_add_prompting(json, options);
+    if (status == COX_OK) status = cox_identity_add_prompting(json, &c->run->options.prompting);
     if (status == COX_OK) {
         *index = json;
     } else {
@@ -246,16 +242,6 @@ static void print_json(FILE *file, const void *context)
     fputc('\n', file);
 }
 
-static void report(const cox_capture *c, const json_t *shards)
-{
-    int64_t n_rows = 0;
-    for (int32_t i = 0; i < c->work.n; i++) n_rows += cox_capture_n_rows(c, &c->work.prompts[i]);
-    printf("%s: %lld rows of %d prompts, %d sites of layers", c->options->output, (long long)n_rows,
-           (int)c->work.n, (int)c->n_columns);
-    if (shards) printf(", %zu shards", json_array_size(shards));
-    printf("\n");
-}
-
 static cox_status write_index(const cox_capture *c, const cox_prompts *files, json_t *shards)
 {
     json_t *index = NULL;
@@ -263,13 +249,12 @@ static cox_status write_index(const cox_capture *c, const cox_prompts *files, js
     cox_status status =
         path ? make_index(c, files, shards, &index) : cox_fail(COX_NO_MEMORY, "out of memory");
     if (status == COX_OK) status = cox_output_write("--output", path, print_json, index);
-    if (status == COX_OK) report(c, shards);
     json_decref(index);
     free(path);
     return status;
 }
 
-/* --- The command --- */
+/* --- The pass --- */
 
 static bool is_ours(const char *name)
 {
@@ -289,8 +274,59 @@ static cox_status open_folder(const cox_capture *c)
     return status;
 }
 
-static void release(cox_capture *c)
+/* Everything between the opened run and its close. Collective. */
+static cox_status compute(cox_capture *c, cox_prompts *files, cox_captured *captured)
 {
+    const cox_capture_options *options = c->options;
+    bool is_front = cox_run_is_front(c->run);
+    json_t *shards = NULL;
+    cox_status status = choose(c);
+    if (status == COX_OK && is_front) {
+        status = cox_prompts_read(files, options->inputs, options->n_inputs, options->limit, c->run);
+    }
+    if (status == COX_OK && is_front) status = open_folder(c);
+    status = cox_run_agree(c->run, status);
+    if (status == COX_OK) status = cox_pass_share(c->run, files, (int32_t)options->n_inputs, &c->work);
+    if (status == COX_OK)
+        status = options->has_statistics ? cox_capture_statistics(c) : cox_capture_rows(c, &shards);
+    if (status == COX_OK) status = cox_run_agree(c->run, is_front ? write_index(c, files, shards) : COX_OK);
+    *captured = (cox_captured){
+        .n_prompts = c->work.n, .n_columns = c->n_columns, .n_shards = (int32_t)json_array_size(shards)};
+    for (int32_t i = 0; i < c->work.n; i++) captured->n_rows += cox_capture_n_rows(c, &c->work.prompts[i]);
+    json_decref(shards);
+    return status;
+}
+
+cox_status cox_capture_create(cox_capture **capture, const cox_capture_options *options)
+{
+    cox_capture *c = calloc(1, sizeof *c);
+    if (!c) return cox_fail(COX_NO_MEMORY, "out of memory");
+    c->options = options;
+    cox_status status = read_question(c);
+    if (status == COX_OK) {
+        *capture = c;
+    } else {
+        cox_capture_destroy(c);
+    }
+    return status;
+}
+
+cox_status cox_capture_compute(cox_capture *c, cox_run *run, cox_captured *captured)
+{
+    size_t n = c->options->n_inputs;
+    cox_prompts *files = calloc(n, sizeof *files);
+    cox_status status = cox_run_agree(run, files ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory"));
+    c->run = run;
+    if (status == COX_OK) status = compute(c, files, captured);
+    for (size_t f = 0; files && f < n; f++) cox_prompts_free(&files[f]);
+    free(files);
+    c->run = NULL;
+    return status;
+}
+
+void cox_capture_destroy(cox_capture *c)
+{
+    if (!c) return;
     cox_pass_work_free(&c->work);
     free(c->layers);
     free(c->experts);
@@ -301,41 +337,5 @@ static void release(cox_capture *c)
     free(c->site_mask);
     free(c->expert_mask);
     free(c->blocks);
-}
-
-/* Everything between the opened run and its close. Collective. */
-static cox_status capture(cox_capture *c, cox_prompts *files)
-{
-    const cox_options *options = c->options;
-    bool is_front = cox_run_is_front(&c->run);
-    json_t *shards = NULL;
-    cox_status status = choose(c);
-    if (status == COX_OK && is_front) {
-        status = cox_prompts_read(files, options->inputs.items, options->inputs.n, &c->run);
-    }
-    if (status == COX_OK && is_front) status = open_folder(c);
-    status = cox_run_agree(&c->run, status);
-    if (status == COX_OK) status = cox_pass_share(&c->run, files, (int32_t)options->inputs.n, &c->work);
-    if (status == COX_OK)
-        status = options->has_statistics ? cox_capture_statistics(c) : cox_capture_rows(c, &shards);
-    if (status == COX_OK) status = cox_run_agree(&c->run, is_front ? write_index(c, files, shards) : COX_OK);
-    json_decref(shards);
-    return status;
-}
-
-cox_status cox_command_capture(const cox_options *options)
-{
-    cox_capture c = {0};
-    cox_status status = read_question(&c, options);
-    cox_prompts *files = calloc(options->inputs.n, sizeof *files);
-    if (status == COX_OK && !files) status = cox_fail(COX_NO_MEMORY, "out of memory");
-    if (status == COX_OK) status = cox_run_open(&c.run, options);
-    if (status == COX_OK) {
-        status = capture(&c, files);
-        for (size_t f = 0; f < options->inputs.n; f++) cox_prompts_free(&files[f]);
-        cox_run_close(&c.run, options->has_stats && status == COX_OK);
-    }
-    free(files);
-    release(&c);
-    return status;
+    free(c);
 }

@@ -1,9 +1,43 @@
-/* What the files of `coxswain capture` share: what is asked for, as columns of a table whose rows are tokens,
- * and the two things that become of it. */
-#ifndef COX_CLI_CAPTURE_H
-#define COX_CLI_CAPTURE_H
+/*
+ * What flows through the model at chosen sites, layers, experts and tokens of prompts, into a folder: rows as
+ * they are, or each input file's count, mean and variance. Below: what is asked for, as columns of a table
+ * whose rows are tokens, and the two things that become of it.
+ */
+#ifndef COX_STUDY_CAPTURE_H
+#define COX_STUDY_CAPTURE_H
 
 #include "study/prompt_pass.h"
+
+typedef struct cox_capture_options {
+    const char *const *inputs; /* [n_inputs] files of prompts */
+    size_t n_inputs;
+    int64_t limit;          /* prompts of each; 0: all */
+    const char *output;     /* the folder */
+    bool has_force;         /* it may hold something */
+    const char *sites;      /* names with commas, or "all"; NULL: resid_post, with has_routes none */
+    const char *layers;     /* indices with commas, or "all" */
+    const char *experts;    /* of expert_out, likewise; NULL: all */
+    const char *positions;  /* "last", "-K" with commas, or "all" */
+    bool is_counterfactual; /* at expert_out: of all experts asked for, routed or not */
+    bool has_routes, has_statistics;
+} cox_capture_options;
+
+typedef struct cox_captured {
+    int64_t n_rows;
+    int32_t n_prompts, n_columns, n_shards; /* n_shards 0: statistics */
+} cox_captured;
+
+typedef struct cox_capture cox_capture;
+
+/* What is asked, as far as it needs no model. [out] owned by the caller. options: borrowed, outliving it.
+ * Errors: INVALID (names the option), NO_MEMORY. */
+cox_status cox_capture_create(cox_capture **capture, const cox_capture_options *options);
+/* [out] *captured: on rank 0. Collective. Errors: those of cox_prompts_read and of the engine, INVALID, IO,
+ * NO_MEMORY. */
+cox_status cox_capture_compute(cox_capture *capture, cox_run *run, cox_captured *captured);
+void cox_capture_destroy(cox_capture *capture); /* NULL is allowed */
+
+/* --- What its files share --- */
 
 /* One site of one layer. Rows lie as [n_units, width]. */
 typedef struct cox_capture_column {
@@ -15,9 +49,9 @@ typedef struct cox_capture_column {
     size_t first_unit; /* units of the columns before it */
 } cox_capture_column;
 
-typedef struct cox_capture {
-    const cox_options *options;
-    cox_run run;
+struct cox_capture {
+    const cox_capture_options *options;
+    cox_run *run; /* borrowed, while it computes */
     cox_pass_work work;
     bool is_routed; /* units of expert_out are the routed experts of each row, not those asked for */
     int32_t *layers, *experts, *from_end;
@@ -31,7 +65,7 @@ typedef struct cox_capture {
     uint8_t *site_mask, *expert_mask; /* for the pass */
     int32_t *blocks;                  /* [prompts], made by rows or statistics */
     int32_t n_blocks;
-} cox_capture;
+};
 
 static inline const cox_capture_column *cox_capture_at(const cox_capture *c, cox_site site, int32_t layer)
 {

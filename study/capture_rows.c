@@ -43,7 +43,7 @@ static cox_status out_of_memory(void)
 
 static double row_bytes(const cox_capture *c)
 {
-    double of_routes = c->options->has_routes ? 16.0 * c->n_layers * c->run.model->router.top_k : 0;
+    double of_routes = c->options->has_routes ? 16.0 * c->n_layers * c->run->model->router.top_k : 0;
     return 4.0 * (double)c->n_floats + 4.0 * (double)c->n_units + 8 + of_routes;
 }
 
@@ -69,14 +69,14 @@ static cox_status divide(shards *s)
         s->n_prompts[b]++;
     }
     for (int32_t b = 0; b < c->n_blocks; b++) {
-        if (cox_pass_is_mine(&c->run, b) && s->n_rows[b] > s->n_most_rows) s->n_most_rows = s->n_rows[b];
+        if (cox_pass_is_mine(c->run, b) && s->n_rows[b] > s->n_most_rows) s->n_most_rows = s->n_rows[b];
     }
     return COX_OK;
 }
 
 static cox_status take_routes(shards *s)
 {
-    const cox_model *model = s->c->run.model;
+    const cox_model *model = s->c->run->model;
     size_t n = (size_t)s->n_most_rows * (size_t)model->router.top_k + 1;
     s->routes = calloc((size_t)model->n_layers, sizeof *s->routes);
     if (!s->routes) return out_of_memory();
@@ -143,7 +143,7 @@ static void on_routes(void *context, const cox_pass_prompt *prompt, int32_t laye
 {
     shards *s = context;
     const routes *r = &s->routes[layer];
-    int32_t top_k = s->c->run.model->router.top_k;
+    int32_t top_k = s->c->run->model->router.top_k;
     size_t at = row_of(s, prompt, place) * (size_t)top_k;
     if (!r->experts) return;
     for (int32_t j = 0; j < top_k; j++, at++) {
@@ -213,7 +213,7 @@ static void shard_name(char name[NAME_BYTES], int32_t block)
 static cox_status write_shard(shards *s, int32_t block)
 {
     const cox_capture *c = s->c;
-    const cox_model *model = c->run.model;
+    const cox_model *model = c->run->model;
     size_t room = 2 + 2 * (size_t)c->n_columns + ROUTE_TENSORS * (size_t)model->n_layers;
     sheet out = {.tensors = calloc(room, sizeof *out.tensors), .names = calloc(room, sizeof *out.names)};
     char file[NAME_BYTES];
@@ -231,7 +231,7 @@ static cox_status write_shard(shards *s, int32_t block)
         for (int32_t l = 0; l < model->n_layers; l++) {
             if (s->routes[l].experts) add_routes(&out, &s->routes[l], l, n_rows, model->router.top_k);
         }
-        cox_cluster_keepalive(c->run.cluster, "writing captured rows");
+        cox_cluster_keepalive(c->run->cluster, "writing captured rows");
         status = cox_tensor_file_write(path, out.tensors, out.n, NULL);
     }
     free(path);
@@ -244,7 +244,7 @@ static cox_status on_done(void *context, const cox_pass_prompt *prompt)
 {
     shards *s = context;
     const cox_capture *c = s->c;
-    int32_t block = c->blocks[prompt->number], next = block + cox_cluster_n_coordinators(c->run.cluster);
+    int32_t block = c->blocks[prompt->number], next = block + cox_cluster_n_coordinators(c->run->cluster);
     if (++s->n_done < s->n_prompts[block]) return COX_OK;
     cox_status status = write_shard(s, block);
     s->n_done = 0;
@@ -276,11 +276,11 @@ cox_status cox_capture_rows(cox_capture *c, json_t **list)
                                 .routes = on_routes,
                                 .done = on_done};
     cox_status status = take_memory(&s);
-    bool has_work = c->run.rank < c->n_blocks && cox_cluster_is_coordinator(c->run.cluster);
-    if (status == COX_OK && has_work) start_shard(&s, c->run.rank);
+    bool has_work = c->run->rank < c->n_blocks && cox_cluster_is_coordinator(c->run->cluster);
+    if (status == COX_OK && has_work) start_shard(&s, c->run->rank);
     status = cox_capture_run(c, &sink, c->options->has_routes, status);
-    if (status == COX_OK && cox_run_is_front(&c->run)) *list = shards_json(&s);
-    for (int32_t l = 0; s.routes && l < c->run.model->n_layers; l++) {
+    if (status == COX_OK && cox_run_is_front(c->run)) *list = shards_json(&s);
+    for (int32_t l = 0; s.routes && l < c->run->model->n_layers; l++) {
         free(s.routes[l].experts);
         free(s.routes[l].logits);
         free(s.routes[l].weights);

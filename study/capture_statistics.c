@@ -86,7 +86,7 @@ static cox_status on_done(void *context, const cox_pass_prompt *prompt)
         if (!isfinite(set[i]))
             return cox_fail(COX_INVALID, "a captured row is not finite, or too large for f64");
     }
-    int32_t block = s->c->blocks[prompt->number] / cox_cluster_n_coordinators(s->c->run.cluster);
+    int32_t block = s->c->blocks[prompt->number] / cox_cluster_n_coordinators(s->c->run->cluster);
     merge(s, s->blocks + (size_t)block * set_size(s), set);
     memset(set, 0, set_size(s) * sizeof *set);
     return COX_OK;
@@ -111,13 +111,13 @@ static cox_status divide(statistics *s)
 static cox_status take_memory(statistics *s)
 {
     cox_capture *c = s->c;
-    int32_t n_coordinators = cox_cluster_n_coordinators(c->run.cluster);
+    int32_t n_coordinators = cox_cluster_n_coordinators(c->run->cluster);
     s->n_places = (size_t)(c->n_positions ? c->n_positions : 1);
     s->n_counts = s->n_places * c->n_units;
     s->n_values = s->n_places * c->n_floats;
     cox_status status = divide(s);
-    if (status != COX_OK || !cox_cluster_is_coordinator(c->run.cluster)) return status;
-    s->n_mine = (c->n_blocks - c->run.rank + n_coordinators - 1) / n_coordinators;
+    if (status != COX_OK || !cox_cluster_is_coordinator(c->run->cluster)) return status;
+    s->n_mine = (c->n_blocks - c->run->rank + n_coordinators - 1) / n_coordinators;
     if (s->n_mine < 0) s->n_mine = 0;
     size_t bytes = set_size(s) * sizeof(double), fitting = WINDOW_BYTES / bytes;
     s->window = fitting > MAX_WINDOW ? MAX_WINDOW : fitting < 4 ? 4 : (int32_t)fitting;
@@ -133,7 +133,7 @@ static cox_status take_memory(statistics *s)
 /* On rank 0: the blocks of all coordinators in order. */
 static cox_status add_up(statistics *s, double *all, const size_t *offsets)
 {
-    int32_t n_coordinators = cox_cluster_n_coordinators(s->c->run.cluster);
+    int32_t n_coordinators = cox_cluster_n_coordinators(s->c->run->cluster);
     s->classes = calloc((size_t)s->c->work.n_files, set_size(s) * sizeof *s->classes);
     if (!s->classes) return out_of_memory();
     for (int32_t f = 0, block = 0; f < s->c->work.n_files; f++) {
@@ -208,13 +208,13 @@ static cox_status gather(statistics *s)
 {
     void *all = NULL;
     size_t *offsets = NULL, n_bytes = (size_t)s->n_mine * set_size(s) * sizeof *s->blocks;
-    cox_status status = cox_cluster_gather(s->c->run.cluster, s->blocks, n_bytes, &all, &offsets);
-    bool is_front = cox_run_is_front(&s->c->run);
+    cox_status status = cox_cluster_gather(s->c->run->cluster, s->blocks, n_bytes, &all, &offsets);
+    bool is_front = cox_run_is_front(s->c->run);
     if (status == COX_OK && is_front) status = add_up(s, all, offsets);
     if (status == COX_OK && is_front) status = write_file(s);
     free(all);
     free(offsets);
-    return cox_run_agree(&s->c->run, status);
+    return cox_run_agree(s->c->run, status);
 }
 
 cox_status cox_capture_statistics(cox_capture *c)

@@ -221,7 +221,7 @@ static cox_status create_parts(cox_cell_runner *r)
                                       .on_rows = on_rows,
                                       .on_entry = on_entry,
                                       .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(run->options, run->layout.size);
+    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     if (r->question->is_plain) {
         const cox_engine_options usual = cox_engine_options_defaults();
         options.has_prefix_cache = false;

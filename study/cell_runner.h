@@ -6,8 +6,8 @@
  * layer (clean_layer.h). What the prompts of a cell have in common is computed once. Either way the numbers
  * are bit for bit those of a request that carries the same plan.
  */
-#ifndef COX_CLI_CELL_RUNNER_H
-#define COX_CLI_CELL_RUNNER_H
+#ifndef COX_STUDY_CELL_RUNNER_H
+#define COX_STUDY_CELL_RUNNER_H
 
 #include "study/prompts.h"
 #include "run/run.h"

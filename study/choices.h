@@ -1,7 +1,7 @@
 /* Values of options that choose several things at once: "all", "3" or "0,3,7"; and tokens of a prompt,
  * counted from its end. */
-#ifndef COX_CLI_CHOICES_H
-#define COX_CLI_CHOICES_H
+#ifndef COX_STUDY_CHOICES_H
+#define COX_STUDY_CHOICES_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -180,9 +180,7 @@ static cox_status share_filter(means *m)
 
 static cox_status run_prompts(means *m)
 {
-    const cox_options *options = m->run->options;
     const cox_class_question *q = m->question;
-    const char *const paths[] = {options->prompts_a, options->prompts_b};
     const cox_status status = prepare(m);
     const cox_pass_question question = {.sites = m->sites,
                                         .experts = m->experts,
@@ -196,7 +194,7 @@ static cox_status run_prompts(means *m)
                                 .row = on_row,
                                 .last_logits = on_last_logits,
                                 .done = on_done};
-    return cox_pass_run(m->run, &m->work, &question, m->blocks, paths, &sink, status);
+    return cox_pass_run(m->run, &m->work, &question, m->blocks, q->prompts, &sink, status);
 }
 
 /* --- All shares together --- */
@@ -205,7 +203,7 @@ static cox_status run_prompts(means *m)
 static cox_status add_up(const means *m, const double *all, const size_t *offsets, cox_class_means *out)
 {
     int32_t n_coordinators = cox_cluster_n_coordinators(m->run->cluster);
-    const char *const paths[] = {m->run->options->prompts_a, m->run->options->prompts_b};
+    const char *const *paths = m->question->prompts;
     out->means = calloc(2 * m->n_floats, sizeof *out->means);
     double *sum = calloc(m->n_floats, sizeof *sum);
     cox_status status = out->means && sum ? COX_OK : out_of_memory();

@@ -3,13 +3,14 @@
  * pass over the prompts. Bits do not depend on how many they are, nor on batching (study/direction.h
  * states the order).
  */
-#ifndef COX_CLI_CLASS_MEANS_H
-#define COX_CLI_CLASS_MEANS_H
+#ifndef COX_STUDY_CLASS_MEANS_H
+#define COX_STUDY_CLASS_MEANS_H
 
 #include "study/prompt_pass.h"
 #include "steering/vector.h"
 
 typedef struct cox_class_question {
+    const char *prompts[2]; /* the files, for messages */
     cox_site site;
     int32_t *layers; /* [n_layers] ascending */
     int32_t n_layers;

@@ -10,10 +10,8 @@
 #include <string.h>
 
 #include "study/choices.h"
-#include "cli/commands.h"
 #include "study/first_tokens.h"
 #include "study/jobs.h"
-#include "run/outputs.h"
 #include "steering/plan.h"
 
 enum { MAX_SCRATCH_BYTES = 256 << 20, MAX_AT_ONCE = 128, MAX_SEQUENCES = 512 };
@@ -51,11 +49,13 @@ static int32_t n_moe_layers(const cox_model *model)
     return n;
 }
 
-static int64_t count_variants(const cox_options *options, const cox_model *model)
+static int64_t count_variants(const cox_decompose_options *options, const cox_model *model)
 {
-    if (!options->effects) return 1;
+    if (options->effects == COX_EFFECTS_NONE) return 1;
     int64_t n = 2 + 2 * (int64_t)model->n_layers;
-    return *options->effects == 'l' ? n : n + (int64_t)n_moe_layers(model) * model->router.n_experts;
+    return options->effects == COX_EFFECTS_LAYERS
+               ? n
+               : n + (int64_t)n_moe_layers(model) * model->router.n_experts;
 }
 
 /* variant: 1 everywhere, then attention and block layer by layer, then the experts of the layers that have
@@ -184,7 +184,8 @@ static cox_status finish(void *of, const cox_job *job, void *result, void *scrat
 
 /* --- The direction, on rank 0 --- */
 
-static cox_status check_vector(const cox_options *options, const cox_model *model, const cox_vector *v)
+static cox_status check_vector(const cox_decompose_options *options, const cox_model *model,
+                               const cox_vector *v)
 {
     if (v->width != model->d_model) {
         return cox_fail(COX_INVALID, "--vector %s: has %d elements; the residual stream of %s has %d",
@@ -201,8 +202,8 @@ static cox_status check_vector(const cox_options *options, const cox_model *mode
 }
 
 /* "FILE[#NAME]" */
-static cox_status read_vector(const cox_options *options, const cox_model *model, cox_vector_file **file,
-                              const cox_vector **vector)
+static cox_status read_vector(const cox_decompose_options *options, const cox_model *model,
+                              cox_vector_file **file, const cox_vector **vector)
 {
     char *path = strdup(options->vector);
     if (!path) return cox_fail(COX_NO_MEMORY, "out of memory");
@@ -215,8 +216,8 @@ static cox_status read_vector(const cox_options *options, const cox_model *model
 }
 
 /* The layer after which the direction was found; where that is not said, the last. */
-static cox_status find_reference(const cox_options *options, const cox_model *model, const cox_vector *v,
-                                 int32_t *reference)
+static cox_status find_reference(const cox_decompose_options *options, const cox_model *model,
+                                 const cox_vector *v, int32_t *reference)
 {
     *reference = v->layer < 0 || v->layer >= model->n_layers ? model->n_layers - 1
                  : v->site == COX_SITE_RESID_PRE             ? v->layer - 1
@@ -230,7 +231,7 @@ static cox_status find_reference(const cox_options *options, const cox_model *mo
     return status;
 }
 
-static cox_status find_position(const cox_options *options, int64_t *from_end)
+static cox_status find_position(const cox_decompose_options *options, int64_t *from_end)
 {
     int32_t *list = NULL, n = 0;
     cox_status status = cox_choose_positions("--position", options->position, "mean", &list, &n);
@@ -241,24 +242,22 @@ static cox_status find_position(const cox_options *options, int64_t *from_end)
     return status;
 }
 
-static cox_status read_set(const cox_options *options, const cox_model *model, uint8_t *out)
+static cox_status read_set(const cox_decompose_options *options, const cox_model *model, uint8_t *out)
 {
     uint8_t *in_set = NULL;
-    if (!options->effects) return COX_OK;
+    if (options->effects == COX_EFFECTS_NONE) return COX_OK;
     if (!options->rules)
         return cox_fail(COX_INVALID, "--effects needs --rules, whose first_tokens the log-odds are of");
-    cox_status status =
-        cox_first_tokens_read(NULL, &(cox_texts){0}, options->rules, model, options->model, &in_set);
+    cox_status status = cox_first_tokens_read(NULL, NULL, 0, options->rules, model, model->folder, &in_set);
     if (status == COX_OK) memcpy(out, in_set, (size_t)model->vocab_size);
     free(in_set);
     return status;
 }
 
 /* [out] *data: what all coordinators are to know. */
-static cox_status pack(const cox_run *run, const cox_vector *v, const cox_jobs *jobs, void **data,
-                       size_t *n_bytes, double *norm)
+static cox_status pack(const cox_run *run, const cox_decompose_options *options, const cox_vector *v,
+                       const cox_jobs *jobs, void **data, size_t *n_bytes, double *norm)
 {
-    const cox_options *options = run->options;
     size_t width = (size_t)v->width;
     double square = 0;
     *n_bytes = sizeof(shared) + width * (sizeof(double) + sizeof(float)) + (size_t)run->model->vocab_size;
@@ -349,42 +348,36 @@ static cox_status summarise(cox_decomposition *d, const double *values, size_t s
     return status;
 }
 
-static cox_status show(cox_decomposition *d, const double *values, int32_t n_variants)
+static cox_status take_results(cox_decomposition *d, const double *values, int32_t n_variants)
 {
     size_t n_parts = cox_parts_n(d->shape);
     d->parts = calloc(n_parts, sizeof *d->parts);
     cox_status status = d->parts ? summarise(d, values, n_parts + (size_t)n_variants)
                                  : cox_fail(COX_NO_MEMORY, "out of memory");
     if (status == COX_OK && n_variants > 1) status = summarise_effects(d, values, n_variants);
-    if (status == COX_OK) status = cox_decomposition_print(d);
-    free(d->parts);
     return status;
 }
 
-/* --- The command --- */
+/* --- The pass --- */
 
 typedef struct inputs {
-    cox_prompts classes[2];
     cox_jobs jobs;
-    cox_vector_file *file;
-    cox_decomposition found;
+    cox_decomposition *found;
     void *data;
     size_t n_bytes;
 } inputs;
 
-static cox_status read_inputs(inputs *in, const cox_run *run, const char *const *paths)
+static cox_status read_inputs(inputs *in, const cox_run *run)
 {
-    const cox_options *options = run->options;
-    cox_status status = cox_prompts_check_options(options);
-    if (status == COX_OK) status = cox_output_check("--csv", options->csv, options->has_force);
-    if (status == COX_OK) status = read_vector(options, run->model, &in->file, &in->found.vector);
-    if (status == COX_OK)
-        status = find_reference(options, run->model, in->found.vector, &in->found.reference);
-    if (status == COX_OK) status = cox_prompts_read(in->classes, paths, 2, run);
+    cox_decomposition *d = in->found;
+    const cox_decompose_options *options = d->options;
+    cox_status status = read_vector(options, run->model, &d->file, &d->vector);
+    if (status == COX_OK) status = find_reference(options, run->model, d->vector, &d->reference);
+    if (status == COX_OK) status = cox_prompts_read(d->classes, options->prompts, 2, options->limit, run);
     for (int32_t c = 0; c < 2 && status == COX_OK; c++)
-        status = cox_jobs_add_prompts(&in->jobs, &in->classes[c], c, c);
+        status = cox_jobs_add_prompts(&in->jobs, &d->classes[c], c, c);
     if (status == COX_OK)
-        status = pack(run, in->found.vector, &in->jobs, &in->data, &in->n_bytes, &in->found.norm);
+        status = pack(run, options, d->vector, &in->jobs, &in->data, &in->n_bytes, &d->norm);
     return status;
 }
 
@@ -413,10 +406,10 @@ static int32_t jobs_at_once(size_t scratch_bytes, int64_t n_variants)
     return (int32_t)(n < 1 ? 1 : n > MAX_AT_ONCE ? MAX_AT_ONCE : n);
 }
 
-static cox_status measure(inputs *in, cox_run *run, const char *const *paths)
+static cox_status measure(inputs *in, cox_run *run)
 {
     const cox_model *model = run->model;
-    context c = {.model = model, .shape = in->found.shape};
+    context c = {.model = model, .shape = in->found->shape};
     void *results = NULL;
     cox_status status = cox_cluster_broadcast(run->cluster, 0, &in->data, &in->n_bytes);
     if (status != COX_OK) return status;
@@ -424,7 +417,7 @@ static cox_status measure(inputs *in, cox_run *run, const char *const *paths)
     size_t scratch_bytes = scratch_bytes_of(&c);
     int32_t n_variants = (int32_t)c.shared->n_variants;
     const cox_job_question question = {.label = "decompose",
-                                       .paths = paths,
+                                       .paths = in->found->options->prompts,
                                        .context = &c,
                                        .n_variants = n_variants,
                                        .result_bytes =
@@ -438,28 +431,30 @@ static cox_status measure(inputs *in, cox_run *run, const char *const *paths)
                                        .finish = finish};
     if (status == COX_OK) status = cox_jobs_run(run, &in->jobs, &question, &results);
     if (status == COX_OK)
-        status = cox_run_agree(run, cox_run_is_front(run) ? show(&in->found, results, n_variants) : COX_OK);
+        status =
+            cox_run_agree(run, cox_run_is_front(run) ? take_results(in->found, results, n_variants) : COX_OK);
     free(results);
     free(c.sites);
     return status;
 }
 
-cox_status cox_command_decompose(const cox_options *options)
+cox_status cox_decompose(cox_run *run, const cox_decompose_options *options, cox_decomposition *d)
 {
-    cox_run run;
-    cox_status status = cox_run_open(&run, options);
-    if (status != COX_OK) return status;
-    const char *const paths[] = {options->prompts_a, options->prompts_b};
-    inputs in = {.found = {.options = options,
-                           .model = run.model,
-                           .shape = {run.model->n_layers, run.model->router.n_experts}}};
-    in.found.classes = in.classes;
-    status = cox_run_agree(&run, cox_run_is_front(&run) ? read_inputs(&in, &run, paths) : COX_OK);
-    if (status == COX_OK) status = measure(&in, &run, paths);
-    for (int c = 0; c < 2; c++) cox_prompts_free(&in.classes[c]);
+    *d = (cox_decomposition){.options = options,
+                             .model = run->model,
+                             .shape = {run->model->n_layers, run->model->router.n_experts}};
+    inputs in = {.found = d};
+    cox_status status = cox_run_agree(run, cox_run_is_front(run) ? read_inputs(&in, run) : COX_OK);
+    if (status == COX_OK) status = measure(&in, run);
     cox_jobs_free(&in.jobs);
-    cox_vector_file_free(in.file);
     free(in.data);
-    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
+}
+
+void cox_decomposition_free(cox_decomposition *d)
+{
+    for (int c = 0; c < 2; c++) cox_prompts_free(&d->classes[c]);
+    cox_vector_file_free(d->file);
+    free(d->parts);
+    *d = (cox_decomposition){0};
 }

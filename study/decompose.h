@@ -1,9 +1,7 @@
-/* What the parts of a model write along a direction of the residual stream: measured by `coxswain decompose`
- * (decompose.c), shown by decompose_print.c. */
-#ifndef COX_CLI_DECOMPOSE_H
-#define COX_CLI_DECOMPOSE_H
+/* What the parts of a model write along a direction of the residual stream. */
+#ifndef COX_STUDY_DECOMPOSE_H
+#define COX_STUDY_DECOMPOSE_H
 
-#include "cli/options.h"
 #include "study/prompts.h"
 #include "model/model.h"
 #include "study/metrics.h"
@@ -55,12 +53,33 @@ typedef struct cox_part {
     cox_interval effect[2];
 } cox_part;
 
+/* What ablating the direction does to log-odds is measured where? */
+typedef enum cox_decompose_effects {
+    COX_EFFECTS_NONE,
+    COX_EFFECTS_LAYERS, /* attention and experts of each layer */
+    COX_EFFECTS_EXPERTS /* and each single expert */
+} cox_decompose_effects;
+
+typedef struct cox_decompose_options {
+    const char *vector;   /* FILE[#NAME] */
+    bool forces_steering; /* one of another model is taken too */
+    const char
+        *layer; /* shares are of what stands after it: a number, or "all": the vector's own, else the last */
+    const char *position; /* "last", "-K" or "mean" */
+    cox_decompose_effects effects;
+    const char *rules;       /* with effects: the file whose first_tokens the log-odds are of */
+    const char *prompts[2];  /* files of class a and class b */
+    int64_t limit;           /* prompts of each; 0: all */
+    int64_t seed, resamples; /* of the bootstrap */
+} cox_decompose_options;
+
 typedef struct cox_decomposition {
-    const cox_options *options;
-    const cox_model *model;
-    const cox_prompts *classes; /* [2] */
-    const cox_vector *vector;
-    double norm; /* of the vector */
+    const cox_decompose_options *options; /* borrowed */
+    const cox_model *model;               /* the run's */
+    cox_prompts classes[2];
+    cox_vector_file *file;
+    const cox_vector *vector; /* in the file */
+    double norm;              /* of the vector */
     cox_parts shape;
     cox_part *parts; /* [cox_parts_n(shape)] */
     bool has_effects;
@@ -69,7 +88,13 @@ typedef struct cox_decomposition {
     int32_t reference;          /* shares are of what stands after this layer; -1: of the embedding */
 } cox_decomposition;
 
-/* Table or JSON on standard output, and the files that the options name. Errors: IO, NO_MEMORY. */
-cox_status cox_decomposition_print(const cox_decomposition *d);
+/*
+ * One pass over both classes, with as many variants of each prompt as effects ask for. [out] *d: on rank 0,
+ * freed by the caller with the function below, also on failure; elsewhere only to be freed. Ends with
+ * cox_run_finish. Collective. Errors: those of cox_prompts_read, cox_vector_file_read and the engine, INVALID
+ * (names the option), NO_MEMORY.
+ */
+cox_status cox_decompose(cox_run *run, const cox_decompose_options *options, cox_decomposition *d);
+void cox_decomposition_free(cox_decomposition *d);
 
 #endif

@@ -5,7 +5,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "steering/internal.h"
+#include "steering/vector.h"
 
 int32_t cox_class_n_blocks(int32_t n_prompts)
 {
@@ -47,5 +47,5 @@ double cox_direction_project(const float *direction, const double *row, int32_t 
 {
     double sum = 0;
     for (int32_t i = 0; i < width; i++) sum += (double)direction[i] * row[i];
-    return sum / sqrt(cox__dot_f64(direction, direction, width));
+    return sum / sqrt(cox_dot_f64(direction, direction, width));
 }

@@ -6,8 +6,8 @@
  * prompts. So the bits do not depend on who computes which block, nor on the schedule of the engine that
  * shows the rows.
  */
-#ifndef COX_STEERING_DIRECTION_H
-#define COX_STEERING_DIRECTION_H
+#ifndef COX_STUDY_DIRECTION_H
+#define COX_STUDY_DIRECTION_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,12 +1,11 @@
 /*
- * What `coxswain evaluate` works on: prompts with the answers of one or two runs, and measures of each. Run
- * and baseline: the answers of --results and --baseline; of a model, with and without the plan.
+ * Prompts with the answers of one or two runs, and measures of each. Run and baseline: the answers of two
+ * batches; of a model, with and without a plan.
  */
-#ifndef COX_CLI_EVALUATE_H
-#define COX_CLI_EVALUATE_H
+#ifndef COX_STUDY_EVALUATE_H
+#define COX_STUDY_EVALUATE_H
 
 #include "base/json.h"
-#include "cli/options.h"
 #include "run/run.h"
 #include "study/metrics.h"
 #include "study/rules.h"
@@ -36,10 +35,20 @@ typedef struct cox_measure {
     double *values[COX_N_SIDES];
 } cox_measure;
 
+/* All but the lists of files may be NULL. */
+typedef struct cox_evaluate_options {
+    const char *rules, *results, *baseline, *continuations; /* files */
+    const char *const *prompts;                             /* [n_prompts] files */
+    size_t n_prompts;
+    const char *plan; /* a file */
+    bool forces_steering;
+    int64_t limit; /* prompts of each file; 0: all */
+} cox_evaluate_options;
+
 typedef struct cox_evaluation {
-    const cox_options *options;
-    cox_cluster *cluster; /* NULL without a model */
-    cox_rules *rules;     /* NULL: none */
+    const cox_evaluate_options *options; /* borrowed */
+    cox_cluster *cluster;                /* NULL without a model */
+    cox_rules *rules;                    /* NULL: none */
     cox_item *items;
     int32_t n_items;
     json_t *answers[COX_N_SIDES], *continuations;          /* lines by custom_id; NULL: not given */
@@ -65,8 +74,5 @@ cox_status cox_evaluation_judge(cox_evaluation *e);
 /* Measures of the model's logits; ends with cox_run_finish. e: items on rank 0; options everywhere.
  * Collective. */
 cox_status cox_evaluation_compute(cox_evaluation *e, cox_run *run);
-
-/* The table or JSON on standard output, and the files that the options name. */
-cox_status cox_evaluation_print(const cox_evaluation *e);
 
 #endif

@@ -128,8 +128,7 @@ static cox_status mark_first_tokens(const cox_evaluation *e, const cox_model *mo
     if (e->rules) cox_rules_first_tokens(e->rules, &n);
     if (n == 0) return COX_OK;
     uint8_t *set = NULL;
-    cox_status status =
-        cox_first_tokens_read(NULL, &(cox_texts){0}, e->options->rules, model, e->options->model, &set);
+    cox_status status = cox_first_tokens_read(NULL, NULL, 0, e->options->rules, model, model->folder, &set);
     if (status == COX_OK) memcpy(in_set, set, (size_t)model->vocab_size);
     free(set);
     *has_set = status == COX_OK;
@@ -167,13 +166,14 @@ static cox_status make_jobs(cox_evaluation *e, const cox_tokenizer *tokenizer, c
     return status;
 }
 
-static cox_status pack_plan(const cox_options *options, const cox_model *model, void **data, size_t *n_bytes)
+static cox_status pack_plan(const cox_evaluate_options *options, const cox_model *model, void **data,
+                            size_t *n_bytes)
 {
     char fingerprint[65];
     cox_plan *plan = NULL;
     int32_t n_kept = 0;
     if (!options->plan) return COX_OK;
-    cox_status status = cox_tokenizer_fingerprint(options->model, fingerprint);
+    cox_status status = cox_tokenizer_fingerprint(model->folder, fingerprint);
     if (status == COX_OK)
         status = cox_plan_load(&plan, options->plan, model, fingerprint, options->forces_steering);
     if (status == COX_OK) status = cox_plan_pack(plan, NULL, NULL, data, n_bytes, &n_kept);
@@ -184,15 +184,15 @@ static cox_status pack_plan(const cox_options *options, const cox_model *model, 
 static cox_status read_inputs(cox_evaluation *e, const cox_run *run, cox_jobs *jobs, cox_prompts *prompts,
                               void **data, size_t *n_bytes)
 {
-    const cox_options *options = e->options;
+    const cox_evaluate_options *options = e->options;
     size_t n_vocab = (size_t)run->model->vocab_size, n_plan = 0;
     cox_tokenizer *tokenizer = NULL;
     void *plan = NULL;
     char *out = NULL;
     cox_status status = cox_evaluation_read(e);
     if (status == COX_OK)
-        status = cox_prompts_read(prompts, options->prompt_files.items, options->prompt_files.n, run);
-    if (status == COX_OK) status = cox_tokenizer_load(&tokenizer, options->model);
+        status = cox_prompts_read(prompts, options->prompts, options->n_prompts, options->limit, run);
+    if (status == COX_OK) status = cox_tokenizer_load(&tokenizer, run->model->folder);
     if (status == COX_OK) status = pack_plan(options, run->model, &plan, &n_plan);
     if (status == COX_OK) {
         *n_bytes = sizeof(shared) + n_vocab + n_plan;
@@ -284,7 +284,7 @@ cox_status cox_evaluation_compute(cox_evaluation *e, cox_run *run)
     context c = {.model = run->model};
     cox_jobs jobs = {0};
     void *data = NULL, *results = NULL;
-    size_t n_bytes = 0, n_files = e->options->prompt_files.n;
+    size_t n_bytes = 0, n_files = e->options->n_prompts;
     bool is_front = cox_run_is_front(run);
     cox_prompts *prompts = calloc(n_files, sizeof *prompts);
     cox_status status = prompts ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
@@ -296,7 +296,7 @@ cox_status cox_evaluation_compute(cox_evaluation *e, cox_run *run)
         size_t job_bytes = scratch_bytes(&c);
         size_t n_fit = job_bytes ? MAX_SCRATCH_BYTES / job_bytes : MAX_AT_ONCE;
         const cox_job_question question = {.label = "evaluate",
-                                           .paths = e->options->prompt_files.items,
+                                           .paths = e->options->prompts,
                                            .context = &c,
                                            .n_variants = c.plan ? 2 : 1,
                                            .result_bytes = sizeof(result),

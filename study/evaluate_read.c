@@ -141,7 +141,7 @@ static cox_status take_prompt(void *context, json_t *line, const char *where, in
     }
     item->line = line;
     item->file = p->file, item->number = number;
-    item->id = id_of(line, p->e->options->prompt_files.items[p->file], number);
+    item->id = id_of(line, p->e->options->prompts[p->file], number);
     p->n++;
     if (!item->id) return out_of_memory();
     if (json_object_get(p->seen, item->id))
@@ -153,12 +153,11 @@ static cox_status read_prompts(cox_evaluation *e)
 {
     prompt_file p = {.e = e, .seen = json_object()};
     cox_status status = p.seen ? COX_OK : out_of_memory();
-    for (size_t i = 0; i < e->options->prompt_files.n && status == COX_OK; i++) {
+    for (size_t i = 0; i < e->options->n_prompts && status == COX_OK; i++) {
         p.file = (int32_t)i, p.n = 0;
-        status = read_lines(e->cluster, e->options->prompt_files.items[i], COX_PROMPT_FORM, take_prompt, &p);
+        status = read_lines(e->cluster, e->options->prompts[i], COX_PROMPT_FORM, take_prompt, &p);
         if (status == COX_OK && p.n == 0)
-            status =
-                cox_fail(COX_INVALID, "%s: there are no prompts in it", e->options->prompt_files.items[i]);
+            status = cox_fail(COX_INVALID, "%s: there are no prompts in it", e->options->prompts[i]);
     }
     json_decref(p.seen);
     return status;
@@ -207,12 +206,12 @@ static cox_status join(cox_evaluation *e)
 
 cox_status cox_evaluation_read(cox_evaluation *e)
 {
-    const cox_options *options = e->options;
+    const cox_evaluate_options *options = e->options;
     cox_status status = options->rules ? cox_rules_load(&e->rules, options->rules) : COX_OK;
     if (status == COX_OK) status = read_answers(e, options->results, &e->answers[COX_RUN]);
     if (status == COX_OK) status = read_answers(e, options->baseline, &e->answers[COX_BASELINE]);
     if (status == COX_OK) status = read_answers(e, options->continuations, &e->continuations);
-    if (status == COX_OK) status = options->prompt_files.n ? read_prompts(e) : make_items(e);
+    if (status == COX_OK) status = options->n_prompts ? read_prompts(e) : make_items(e);
     if (status == COX_OK && e->n_items == 0)
         status = cox_fail(COX_INVALID, "%s: there are no answers in it", options->results);
     return status == COX_OK ? join(e) : status;

@@ -67,19 +67,19 @@ static cox_status check_size(const uint8_t *in_set, int32_t vocab_size, const ch
                     rules_path ? " (key \"first_tokens\")" : "");
 }
 
-cox_status cox_first_tokens_read(const char *ids, const cox_texts *texts, const char *rules_path,
-                                 const cox_model *model, const char *folder, uint8_t **in_set)
+cox_status cox_first_tokens_read(const char *ids, const char *const *texts, size_t n_texts,
+                                 const char *rules_path, const cox_model *model, const char *folder,
+                                 uint8_t **in_set)
 {
     cox_tokenizer *tokenizer = NULL;
     uint8_t *set = calloc((size_t)model->vocab_size, 1);
     cox_status status = set ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a set of tokens");
     if (status == COX_OK) status = cox_tokenizer_load(&tokenizer, folder);
     if (status == COX_OK && ids) status = add_ids(set, model, ids);
-    for (size_t i = 0; texts && i < texts->n && status == COX_OK; i++)
-        status = add_text(set, model, tokenizer, "--filter-phrase", texts->items[i]);
+    for (size_t i = 0; i < n_texts && status == COX_OK; i++)
+        status = add_text(set, model, tokenizer, "--filter-phrase", texts[i]);
     if (status == COX_OK && rules_path) status = add_rules(set, model, tokenizer, rules_path);
-    if (status == COX_OK)
-        status = check_size(set, model->vocab_size, ids || (texts && texts->n > 0) ? NULL : rules_path);
+    if (status == COX_OK) status = check_size(set, model->vocab_size, ids || n_texts > 0 ? NULL : rules_path);
     cox_tokenizer_destroy(tokenizer);
     if (status == COX_OK) {
         *in_set = set;

@@ -264,7 +264,7 @@ static cox_status create_engine(share *s, cox_engine **engine)
                                       .on_routes = q->on_routes ? on_routes : NULL,
                                       .on_rows = q->on_rows ? on_rows : NULL,
                                       .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(run->options, run->layout.size);
+    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     cox_status status = take_memory(s);
     if (status != COX_OK) return status;
     return cox_engine_create(engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
@@ -288,7 +288,8 @@ cox_status cox_jobs_run(cox_run *run, const cox_jobs *jobs, const cox_job_questi
     cox_status status = send_list(&s, jobs);
     if (status == COX_OK) status = cox_run_agree(run, is_coordinator ? create_engine(&s, &engine) : COX_OK);
     if (status == COX_OK) {
-        cox_progress_begin(&s.bar, question->label, cox_run_is_front(run) ? run->progress : COX_PROGRESS_NONE,
+        cox_progress_begin(&s.bar, question->label,
+                           cox_run_is_front(run) ? run->options.progress : COX_PROGRESS_NONE,
                            COX_PROGRESS_COUNT);
         status = cox_run_finish(run, is_coordinator ? compute(&s, engine) : COX_OK);
         if (is_coordinator) run->counters = *cox_engine_counters(engine);

@@ -3,8 +3,8 @@
  * command wants to see of them; of each comes a result of fixed size, and rank 0 gets them all in the order
  * of the list. So a result depends on its sequence alone, not on ranks, coordinators or batch mates.
  */
-#ifndef COX_CLI_JOBS_H
-#define COX_CLI_JOBS_H
+#ifndef COX_STUDY_JOBS_H
+#define COX_STUDY_JOBS_H
 
 #include "study/prompts.h"
 #include "run/run.h"

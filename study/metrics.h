@@ -3,8 +3,8 @@
  * perplexity; and intervals for rates and means. Pure functions in f64 over f32 logits, with our own exp and
  * log and sums in an order of their own, so a number has the same bits on every machine.
  */
-#ifndef COX_STEERING_METRICS_H
-#define COX_STEERING_METRICS_H
+#ifndef COX_STUDY_METRICS_H
+#define COX_STUDY_METRICS_H
 
 #include <stdbool.h>
 #include <stddef.h>

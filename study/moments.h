@@ -3,8 +3,8 @@
  * Golub, LeVeque 1983), all in f64. Sums of squares would lose a small variance beside a large mean. The bits
  * depend on the order, so whoever merges keeps to one.
  */
-#ifndef COX_STEERING_MOMENTS_H
-#define COX_STEERING_MOMENTS_H
+#ifndef COX_STUDY_MOMENTS_H
+#define COX_STUDY_MOMENTS_H
 
 #include <stddef.h>
 #include <stdint.h>

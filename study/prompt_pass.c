@@ -196,7 +196,7 @@ static cox_status create_engine(pass *p)
                                       .on_routes = on_routes,
                                       .on_rows = on_rows,
                                       .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(run->options, run->layout.size);
+    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     cox_status status = choose_positions(p);
     if (status == COX_OK) status = choose_mine(p);
     if (status != COX_OK) return status;
@@ -251,7 +251,8 @@ static cox_status compute(pass *p)
 {
     cox_status status = COX_OK;
     cox_progress_begin(&p->bar, p->sink->name,
-                       cox_run_is_front(p->run) ? p->run->progress : COX_PROGRESS_NONE, COX_PROGRESS_COUNT);
+                       cox_run_is_front(p->run) ? p->run->options.progress : COX_PROGRESS_NONE,
+                       COX_PROGRESS_COUNT);
     while (status == COX_OK && p->n_finished < p->n_mine) {
         while (status == COX_OK && may_submit(p)) status = submit_next(p);
         if (status == COX_OK) status = cox_engine_step(p->engine);

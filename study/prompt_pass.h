@@ -4,8 +4,8 @@
  * prompt's block, and a coordinator's prompts are finished in ascending order, so that a sink can make
  * results that do not depend on how many coordinators there are, nor on batching.
  */
-#ifndef COX_CLI_PROMPT_PASS_H
-#define COX_CLI_PROMPT_PASS_H
+#ifndef COX_STUDY_PROMPT_PASS_H
+#define COX_STUDY_PROMPT_PASS_H
 
 #include "study/prompts.h"
 #include "run/run.h"

@@ -10,80 +10,28 @@
 #include "coordinator/session.h"
 
 typedef struct reader {
-    const cox_options *options;
     const cox_run *run;
+    const cox_prompting *prompting;
+    int64_t limit;
     cox_tokenizer *tokenizer;
     cox_chat_template *chat_template;
     char *no_tokenizer, *no_template; /* why there is none */
 } reader;
 
-/* --- Options --- */
-
-cox_status cox_prompts_check_options(const cox_options *options)
-{
-    if (options->is_raw && options->system)
-        return cox_fail(COX_INVALID, "--system needs a chat template; it cannot be used with --raw");
-    if (options->is_raw && (options->template_name || options->template_kwargs || options->date))
-        return cox_fail(COX_INVALID, "--template, --template-kwargs and --date cannot be used with --raw");
-    return COX_OK;
-}
-
-cox_status cox_prompts_load_template(cox_chat_template **chat_template, const cox_options *options,
-                                     cox_chat_process *process)
-{
-    const cox_chat_options chat = {
-        .name = options->template_name, .kwargs = options->template_kwargs, .date = options->date};
-    return cox_chat_template_load(chat_template, options->model, &chat, process);
-}
-
-cox_status cox_prompts_make_request(cox_request *request, const cox_options *options, const char *prompt)
-{
-    if (options->is_raw) return cox_request_set(&request->prompt, prompt);
-    cox_status status = cox_request_set_user(request, prompt);
-    return status != COX_OK ? status : cox_prompts_apply_options(request, options, "--system");
-}
-
-static cox_status put_system(json_t *chat, const char *text, const char *where)
-{
-    json_t *messages = json_object_get(chat, "messages");
-    const char *role = json_string_value(json_object_get(json_array_get(messages, 0), "role"));
-    if (role && (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0)) {
-        return cox_fail(COX_INVALID,
-                        "%s: brings its own system message; --system is for chats that have none", where);
-    }
-    json_t *content = json_string(text);
-    if (!content) return cox_fail(COX_INVALID, "--system is not valid UTF-8");
-    json_t *message = json_pack("{s:s, s:o}", "role", "system", "content", content);
-    return json_array_insert_new(messages, 0, message) == 0 ? COX_OK
-                                                            : cox_fail(COX_NO_MEMORY, "out of memory");
-}
-
-cox_status cox_prompts_apply_options(cox_request *request, const cox_options *options, const char *where)
-{
-    if (!request->is_chat || (!options->is_raw && !options->system)) return COX_OK;
-    if (options->is_raw)
-        return cox_fail(COX_INVALID, "%s: brings its own messages; --raw is for prompts of text alone",
-                        where);
-    json_t *chat = json_loads(request->chat, 0, NULL);
-    cox_status status = put_system(chat, options->system, where);
-    if (status == COX_OK) status = cox_request_set_chat(request, chat, where);
-    json_decref(chat);
-    return status;
-}
-
 /* --- Files of prompts --- */
 
 static cox_status open_reader(reader *r)
 {
-    cox_status status = cox_tokenizer_load(&r->tokenizer, r->options->model);
+    cox_status status = cox_tokenizer_load(&r->tokenizer, r->run->options.model);
     if (status == COX_NOT_FOUND) { /* lines may give token ids */
         r->no_tokenizer = strdup(cox_status_message());
         status = r->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
     }
-    if (status != COX_OK || r->options->is_raw) return status;
-    status = cox_prompts_load_template(&r->chat_template, r->options, r->run->chat);
+    if (status != COX_OK || r->prompting->is_raw) return status;
+    status =
+        cox_prompting_load_template(&r->chat_template, r->prompting, r->run->options.model, r->run->chat);
     bool may_do_without = status == COX_UNSUPPORTED || status == COX_NOT_FOUND;
-    if (status == COX_OK || r->options->template_name || !may_do_without) return status;
+    if (status == COX_OK || r->prompting->template_name || !may_do_without) return status;
     r->no_template = strdup(cox_status_message());
     return r->no_template ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
 }
@@ -100,7 +48,7 @@ static cox_status read_text(const reader *r, cox_request *request, const json_t 
 {
     const char *text = NULL;
     cox_status status = cox_json_string(line, where, "prompt", true, &text);
-    return status != COX_OK ? status : cox_prompts_make_request(request, r->options, text);
+    return status != COX_OK ? status : cox_prompting_make_request(request, r->prompting, text);
 }
 
 static cox_status read_line(const reader *r, cox_request *request, const char *line, size_t n,
@@ -118,7 +66,7 @@ static cox_status read_line(const reader *r, cox_request *request, const char *l
     } else {
         status = is_batch_line ? cox_request_read_line(request, line, n, where)
                                : cox_request_set_chat(request, json, where);
-        if (status == COX_OK) status = cox_prompts_apply_options(request, r->options, where);
+        if (status == COX_OK) status = cox_prompting_apply(request, r->prompting, where);
     }
     json_decref(json);
     return status;
@@ -176,7 +124,7 @@ static cox_status read_file(const reader *r, cox_prompts *prompts)
 {
     char *text = NULL;
     size_t n_bytes = 0;
-    int32_t limit = r->options->limit ? (int32_t)r->options->limit : INT32_MAX, number = 0;
+    int32_t limit = r->limit ? (int32_t)r->limit : INT32_MAX, number = 0;
     cox_status status = cox_io_read_all(r->run->cluster, prompts->path, &text, &n_bytes);
     if (status != COX_OK) return status;
     SHA256Data((const uint8_t *)text, n_bytes, prompts->sha256);
@@ -194,9 +142,10 @@ static cox_status read_file(const reader *r, cox_prompts *prompts)
     return status;
 }
 
-cox_status cox_prompts_read(cox_prompts *prompts, const char *const *paths, size_t n, const cox_run *run)
+cox_status cox_prompts_read(cox_prompts *prompts, const char *const *paths, size_t n, int64_t limit,
+                            const cox_run *run)
 {
-    reader r = {.options = run->options, .run = run};
+    reader r = {.run = run, .prompting = &run->options.prompting, .limit = limit};
     memset(prompts, 0, n * sizeof *prompts);
     cox_status status = open_reader(&r);
     for (size_t i = 0; i < n && status == COX_OK; i++) {

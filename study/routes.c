@@ -1,5 +1,5 @@
 /*
- * coxswain routes: two sets of prompts in; of each expert, how often the tokens of one are routed to it more
+ * Two sets of prompts in; of each expert, how often the tokens of one are routed to it more
  * than those of the other, with intervals. Formulas are in docs/commands.md. Tokens of one prompt are not
  * independent, so the bootstrap draws prompts.
  */
@@ -8,14 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/commands.h"
 #include "study/jobs.h"
-#include "run/outputs.h"
 
 typedef uint32_t counts_of_expert[COX_N_ROUTES];
 
 typedef struct context {
-    const cox_options *options;
+    const cox_routes_options *options;
     int32_t n_experts, top_k;
 } context;
 
@@ -114,66 +112,54 @@ static cox_status measure(cox_routes *r, const context *c, const void *results)
     return status;
 }
 
-/* --- The command --- */
+/* --- The pass --- */
 
-static cox_status check_options(const cox_options *options)
+static cox_status read_jobs(cox_run *run, cox_routes *r, cox_jobs *jobs)
 {
-    cox_status status = cox_prompts_check_options(options);
-    if (status == COX_OK) status = cox_output_check("--csv", options->csv, options->has_force);
-    return status == COX_OK ? cox_output_check("--plot", options->plot, options->has_force) : status;
-}
-
-static cox_status read_jobs(cox_run *run, cox_prompts *classes, cox_jobs *jobs, const char *const *paths)
-{
-    cox_status status = check_options(run->options);
-    if (status == COX_OK) status = cox_prompts_read(classes, paths, 2, run);
+    cox_status status = cox_prompts_read(r->classes, r->options->prompts, 2, r->options->limit, run);
     for (int32_t c = 0; c < 2 && status == COX_OK; c++)
-        status = cox_jobs_add_prompts(jobs, &classes[c], c, c);
+        status = cox_jobs_add_prompts(jobs, &r->classes[c], c, c);
     return status;
 }
 
-static cox_status show(const cox_run *run, const context *c, const cox_prompts *classes, const void *results)
+static cox_status compare_classes(cox_routes *r, const context *c, const void *results)
+{
+    r->cells = calloc((size_t)r->n_layers * (size_t)r->n_experts, sizeof *r->cells);
+    return r->cells ? measure(r, c, results) : cox_fail(COX_NO_MEMORY, "out of memory");
+}
+
+cox_status cox_routes_measure(cox_run *run, const cox_routes_options *options, cox_routes *routes)
 {
     const cox_model *model = run->model;
-    cox_routes r = {.options = run->options,
-                    .model = model,
-                    .classes = classes,
-                    .n_layers = model->n_layers,
-                    .n_experts = model->router.n_experts};
-    r.cells = calloc((size_t)r.n_layers * (size_t)r.n_experts, sizeof *r.cells);
-    cox_status status = r.cells ? measure(&r, c, results) : cox_fail(COX_NO_MEMORY, "out of memory");
-    if (status == COX_OK) status = cox_routes_print(&r);
-    free(r.cells);
-    return status;
-}
-
-cox_status cox_command_routes(const cox_options *options)
-{
-    cox_run run;
-    cox_status status = cox_run_open(&run, options);
-    if (status != COX_OK) return status;
-    cox_prompts classes[2] = {0};
+    *routes = (cox_routes){.options = options,
+                           .model = model,
+                           .n_layers = model->n_layers,
+                           .n_experts = model->router.n_experts};
     cox_jobs jobs = {0};
     void *results = NULL;
-    bool is_front = cox_run_is_front(&run);
-    const char *const paths[] = {options->prompts_a, options->prompts_b};
-    const cox_router_config *router = &run.model->router;
-    context c = {options, router->n_experts, router->top_k};
+    bool is_front = cox_run_is_front(run);
+    context c = {options, model->router.n_experts, model->router.top_k};
     const cox_job_question question = {.label = "routes",
-                                       .paths = paths,
+                                       .paths = options->prompts,
                                        .context = &c,
                                        .n_variants = 1,
-                                       .result_bytes = (size_t)run.model->n_layers *
-                                                       (size_t)router->n_experts * sizeof(counts_of_expert),
+                                       .result_bytes = (size_t)routes->n_layers * (size_t)routes->n_experts *
+                                                       sizeof(counts_of_expert),
                                        .n_at_once = 128,
                                        .prepare = prepare,
                                        .on_routes = on_routes};
-    status = cox_run_agree(&run, is_front ? read_jobs(&run, classes, &jobs, paths) : COX_OK);
-    if (status == COX_OK) status = cox_jobs_run(&run, &jobs, &question, &results);
-    if (status == COX_OK) status = cox_run_agree(&run, is_front ? show(&run, &c, classes, results) : COX_OK);
-    for (int i = 0; i < 2; i++) cox_prompts_free(&classes[i]);
+    cox_status status = cox_run_agree(run, is_front ? read_jobs(run, routes, &jobs) : COX_OK);
+    if (status == COX_OK) status = cox_jobs_run(run, &jobs, &question, &results);
+    if (status == COX_OK)
+        status = cox_run_agree(run, is_front ? compare_classes(routes, &c, results) : COX_OK);
     cox_jobs_free(&jobs);
     free(results);
-    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
+}
+
+void cox_routes_free(cox_routes *routes)
+{
+    for (int i = 0; i < 2; i++) cox_prompts_free(&routes->classes[i]);
+    free(routes->cells);
+    *routes = (cox_routes){0};
 }

@@ -4,8 +4,8 @@
  * studied, and the texts whose first tokens stand for it. Read from a JSON file (docs/formats.md), so that a
  * study's judgements can be read and repeated.
  */
-#ifndef COX_STEERING_RULES_H
-#define COX_STEERING_RULES_H
+#ifndef COX_STUDY_RULES_H
+#define COX_STUDY_RULES_H
 
 #include <jansson.h>
 #include <stdbool.h>

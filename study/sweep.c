@@ -1,5 +1,5 @@
 /*
- * coxswain sweep: a grid of plans (study/sweep_grid.h) over two sets of prompts. Coordinator c takes every
+ * Coordinator c takes every
  * C-th chunk of the cells that have no result yet; rank 0 keeps the journal and, at the end, makes the tables
  * from it. All coordinators read grid, vectors and prompts themselves.
  */
@@ -12,10 +12,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "cli/commands.h"
 #include "run/identity.h"
 #include "run/results.h"
 #include "cluster/drain.h"
+#include "coordinator/clean_layer.h"
 #include "model/tokenizer.h"
 
 enum {
@@ -23,6 +23,10 @@ enum {
     CLEAN = -1
 };
 static const double IDLE_WAIT_S = 0.05;
+
+/* Of a step, and of the KV cache, which is to hold all prompts: their number is not known when a run is
+ * opened. */
+enum { ROWS = 1024, SEQUENCES = 1024, KV_BYTES = 1 << 30 };
 
 typedef struct stage {
     cox_sweep *sweep;
@@ -183,9 +187,9 @@ static cox_status take_mail(stage *st)
 /* All that the results depend on; NULL with a message. */
 static json_t *identity_of(const cox_sweep *s)
 {
-    const cox_options *o = s->options;
+    const cox_sweep_options *o = s->options;
     const char *const keys[] = {"a", "b", "neutral", "rules"};
-    const char *const files[] = {o->prompts_a, o->prompts_b, o->neutral, o->rules};
+    const char *const files[] = {o->prompts[0], o->prompts[1], o->neutral, o->rules};
     json_t *json =
         json_pack("{s:s, s:O, s:I, s:b, s:I, s:I, s:f}", "command", "sweep", "grid", s->grid->json, "limit",
                   (json_int_t)o->limit, "logits_digest", (int)o->wants_digest, "best", (json_int_t)o->n_best,
@@ -200,8 +204,8 @@ static json_t *identity_of(const cox_sweep *s)
         status = path ? cox_identity_add_file(json, key, path, s->run->cluster) : COX_NO_MEMORY;
         free(path);
     }
-    if (status == COX_OK) status = cox_identity_add_model(json, o, s->run->model);
-    if (status == COX_OK) status = cox_identity_add_prompting(json, o);
+    if (status == COX_OK) status = cox_identity_add_model(json, &s->run->options, s->run->model);
+    if (status == COX_OK) status = cox_identity_add_prompting(json, &s->run->options.prompting);
     if (status == COX_OK) return json;
     json_decref(json);
     return NULL;
@@ -217,7 +221,7 @@ static cox_status open_results(stage *st, const char *name, cox_results **result
     if (status == COX_OK)
         status = cox_results_open(results, &(cox_journal_options){.path = path,
                                                                   .run = identity,
-                                                                  .begins_anew = s->options->has_force,
+                                                                  .begins_anew = s->options->begins_anew,
                                                                   .cluster = s->run->cluster});
     json_decref(identity);
     return status;
@@ -292,15 +296,12 @@ static cox_status stage_1(stage *st)
     return status;
 }
 
-/* Of stage 1 on rank 0: rows that cells could have shared, had the clean prompts stayed in memory. */
-static void tell_of_lost_rows(const cox_cell_savings *s)
+/* Of stage 1: rows that cells could have shared, had the clean prompts stayed in memory, make it more than 1.
+ */
+static double times_computed(const cox_cell_savings *s)
 {
-    uint64_t spared = s->idle + s->before + s->below + s->shared, needed = s->whole - spared;
-    if (spared >= s->whole || s->computed <= needed + s->whole / 20) return;
-    fprintf(stderr,
-            "sweep: the KV cache does not hold all prompts, so %.1f times the rows were computed that had to "
-            "be; a larger --kv-memory makes this faster\n",
-            (double)s->computed / (double)needed);
+    uint64_t spared = s->idle + s->before + s->below + s->shared;
+    return spared < s->whole ? (double)s->computed / (double)(s->whole - spared) : 1;
 }
 
 /* --- Stage 2: answers of the chosen cells; number 0 is the clean run, number i + 1 chosen[i] --- */
@@ -346,7 +347,6 @@ static cox_status stage_2(stage *st)
             st->mine[st->n_mine++] = i == 0 ? CLEAN : st->chosen[i - 1];
     }
     st->n_all = st->n_chosen + 1;
-    if (is_front && run->model->eos_note) fprintf(stderr, "sweep: %s\n", run->model->eos_note);
     status = cox_cell_runner_begin_answers(st->runner, (int32_t)st->sweep->options->max_tokens);
     st->is_answering = true;
     return status == COX_OK ? run_cells(st) : status;
@@ -390,7 +390,7 @@ static cox_status share_cells(stage *st)
     return cox_run_agree(run, status);
 }
 
-/* --- The command --- */
+/* --- All of it --- */
 
 static cox_status make_folder(const char *path)
 {
@@ -410,7 +410,8 @@ static cox_status run_coordinator(stage *st)
                                         .n_sets = s->n_sets,
                                         .first_tokens = s->first_tokens,
                                         .wants_digests = s->options->wants_digest};
-    cox_progress_begin(&st->bar, "sweep", cox_run_is_front(s->run) ? s->run->progress : COX_PROGRESS_NONE,
+    cox_progress_begin(&st->bar, "sweep",
+                       cox_run_is_front(s->run) ? s->run->options.progress : COX_PROGRESS_NONE,
                        COX_PROGRESS_COUNT);
     cox_status status = cox_cell_runner_create(&st->runner, s->run, &question);
     if (status == COX_OK) status = run_stages(st);
@@ -431,23 +432,7 @@ static cox_status end(stage *st, cox_status status)
     if (status == COX_OK && st->n_chosen > 0) status = cox_sweep_write_answers(s, st->chosen, st->n_chosen);
     if (status == COX_OK && st->bar.style == COX_PROGRESS_BAR)
         cox_progress_end(&st->bar, (uint64_t)st->n_all, (uint64_t)st->n_all, NULL);
-    tell_of_lost_rows(&st->savings);
     return status;
-}
-
-/* --show-cell, on rank 0. Standard output has no folder: absolute paths go wherever it is put. */
-static cox_status show_cell(const cox_sweep *s)
-{
-    if (s->options->shown_cell >= s->grid->n_cells) {
-        return cox_fail(COX_INVALID, "--show-cell %" PRId64 ": the grid has %" PRId64 " cells",
-                        s->options->shown_cell, s->grid->n_cells);
-    }
-    const cox_sweep_cell cell = cox_sweep_cell_at(s->grid, s->options->shown_cell);
-    json_t *plan = cox_sweep_plan(s, &cell, false);
-    if (!plan) return COX_NO_MEMORY;
-    json_dumpf(plan, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    json_decref(plan);
-    return fputc('\n', stdout) == EOF ? cox_fail(COX_IO, "standard output: cannot write") : COX_OK;
 }
 
 /* The choice of cells goes by the log-odds, whatever labels are called; but answers must have one to be
@@ -468,8 +453,6 @@ static cox_status prepare(stage *st)
     bool is_front = cox_run_is_front(s->run);
     cox_status status = cox_run_agree(s->run, is_front ? make_folder(s->options->output) : COX_OK);
     if (status == COX_OK && cox_cluster_is_coordinator(s->run->cluster)) status = cox_sweep_read_inputs(s);
-    if (status == COX_OK && s->options->shown_cell >= 0)
-        return cox_run_agree(s->run, is_front ? show_cell(s) : COX_OK);
     if (status == COX_OK && s->rules) status = check_labels(s);
     if (status == COX_OK && is_front) status = cox_sweep_write_randoms(s);
     if (status == COX_OK && is_front) status = open_results(st, "stage1.jsonl", &st->results);
@@ -477,24 +460,52 @@ static cox_status prepare(stage *st)
     return status == COX_OK ? share_cells(st) : status;
 }
 
-cox_status cox_command_sweep(const cox_options *options)
+void cox_sweep_prepare_run(cox_run_options *run)
 {
-    cox_run run;
-    cox_status status = cox_run_open(&run, options);
-    if (status != COX_OK) return status;
-    cox_sweep sweep = {.options = options, .run = &run};
+    run->max_rows = ROWS;
+    run->max_sequences = SEQUENCES;
+    run->caller_bytes = COX_CLEAN_LAYER_MOST_BYTES;
+    if (run->kv_memory_bytes == 0) run->kv_memory_bytes = KV_BYTES;
+}
+
+cox_status cox_sweep_run(cox_run *run, const cox_sweep_options *options, cox_swept *swept)
+{
+    cox_sweep sweep = {.options = options, .run = run};
     stage st = {.sweep = &sweep};
-    bool is_working = options->shown_cell < 0 && cox_cluster_is_coordinator(run.cluster);
-    status = prepare(&st);
-    if (status == COX_OK) status = cox_run_finish(&run, is_working ? run_coordinator(&st) : COX_OK);
-    if (cox_run_is_front(&run)) status = end(&st, status);
-    status = cox_run_agree(&run, status);
+    bool is_working = cox_cluster_is_coordinator(run->cluster);
+    cox_status status = prepare(&st);
+    if (status == COX_OK) status = cox_run_finish(run, is_working ? run_coordinator(&st) : COX_OK);
+    if (cox_run_is_front(run)) status = end(&st, status);
+    *swept = (cox_swept){.has_answers = st.is_answering, .times_computed = times_computed(&st.savings)};
+    status = cox_run_agree(run, status);
     free(st.paths[0]);
     free(st.paths[1]);
     free(st.mine);
     free(st.chosen);
     free(st.table.rows);
     cox_sweep_free_inputs(&sweep);
-    cox_run_close(&run, options->has_stats && status == COX_OK);
     return status;
+}
+
+static cox_status plan_of(cox_sweep *s, int64_t number, json_t **plan)
+{
+    cox_status status = make_folder(s->options->output);
+    if (status == COX_OK) status = cox_sweep_read_inputs(s);
+    if (status != COX_OK) return status;
+    if (number >= s->grid->n_cells) {
+        return cox_fail(COX_INVALID, "--show-cell %" PRId64 ": the grid has %" PRId64 " cells", number,
+                        s->grid->n_cells);
+    }
+    const cox_sweep_cell cell = cox_sweep_cell_at(s->grid, number);
+    *plan = cox_sweep_plan(s, &cell, false);
+    return *plan ? COX_OK : COX_NO_MEMORY;
+}
+
+cox_status cox_sweep_show(cox_run *run, const cox_sweep_options *options, int64_t cell, json_t **plan)
+{
+    cox_sweep sweep = {.options = options, .run = run};
+    cox_status status = cox_run_is_front(run) ? plan_of(&sweep, cell, plan) : COX_OK;
+    cox_sweep_free_inputs(&sweep);
+    status = cox_run_agree(run, status);
+    return status == COX_OK ? cox_run_finish(run, COX_OK) : status;
 }

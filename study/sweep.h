@@ -1,7 +1,10 @@
-/* What the files of `coxswain sweep` share: sweep.c (the two stages), sweep_inputs.c (what it reads, the
- * vectors of controls), sweep_tables.c (tables, choice of cells), sweep_answers.c (judging). */
-#ifndef COX_CLI_SWEEP_H
-#define COX_CLI_SWEEP_H
+/*
+ * A grid of plans (study/sweep_grid.h) over two sets of prompts, into a folder. And what its files share:
+ * sweep.c (the two stages), sweep_inputs.c (what it reads, the vectors of controls), sweep_tables.c (tables,
+ * choice of cells), sweep_answers.c (judging).
+ */
+#ifndef COX_STUDY_SWEEP_H
+#define COX_STUDY_SWEEP_H
 
 #include "study/cell_runner.h"
 #include "study/prompts.h"
@@ -14,8 +17,44 @@
 /* The sets of prompts in the order of results. */
 enum { COX_SWEEP_A, COX_SWEEP_B, COX_SWEEP_NEUTRAL };
 
+typedef struct cox_sweep_options {
+    const char *grid, *rules;
+    const char *prompts[2], *neutral; /* files of class a and class b; NULL: KL is measured on those of b */
+    int64_t limit;                    /* prompts of each; 0: all */
+    const char *output;               /* the folder of the results, made if need be */
+    bool begins_anew;                 /* whatever is there; else a sweep that was stopped goes on */
+    bool forces_steering;             /* vectors of another model or tokenizer are taken too */
+    bool wants_digest;                /* of the logits of every prompt */
+    int64_t n_best,
+        max_tokens; /* cells of each block whose answers are generated, and how long these may be */
+    double max_kl;  /* cells above it are left out of the choice */
+} cox_sweep_options;
+
+typedef struct cox_swept {
+    bool has_answers;      /* stage 2 has run */
+    double times_computed; /* rows computed, by those that had to be: above 1 where the KV cache did not hold
+                              all prompts */
+} cox_swept;
+
+/* What a sweep wants of its run where that was not said: many short prompts at once, and room for stored
+ * layers. */
+void cox_sweep_prepare_run(cox_run_options *run);
+
+/*
+ * All of it, or, after a signal (cluster/drain.h), as far as it got: the same call goes on. [out] *swept: on
+ * rank 0. Ends with cox_run_finish. Collective. Errors: those of cox_sweep_read_inputs, of results
+ * (run/results.h) and of the engine, REQUEUE (stopped by a signal).
+ */
+cox_status cox_sweep_run(cox_run *run, const cox_sweep_options *options, cox_swept *swept);
+
+/* The plan of one cell, its paths absolute, without running anything. [out] *plan: on rank 0, owned by the
+ * caller. Collective. Errors: INVALID (there is no such cell), those of cox_sweep_read_inputs. */
+cox_status cox_sweep_show(cox_run *run, const cox_sweep_options *options, int64_t cell, json_t **plan);
+
+/* --- What its files share --- */
+
 typedef struct cox_sweep {
-    const cox_options *options;
+    const cox_sweep_options *options; /* borrowed */
     cox_run *run;
     cox_sweep_grid *grid;
     char *folder;  /* of the grid's file, absolute, without links */
@@ -23,7 +62,7 @@ typedef struct cox_sweep {
     char *randoms; /* absolute path of the file of controls' vectors, which is there */
     cox_rules *rules;
     cox_prompts sets[COX_CELL_MAX_SETS];
-    int32_t n_sets;        /* 2, or 3 with --neutral */
+    int32_t n_sets;        /* 2, or 3 with neutral ones */
     uint8_t *first_tokens; /* [vocab_size] */
     cox_tokenizer *words;
     char tokenizer[65]; /* fingerprint */

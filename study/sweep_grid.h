@@ -4,8 +4,8 @@
  * says of a cell anybody can run again as a request of `coxswain batch`. The format is in docs/formats.md.
  * Pure functions: no MPI, no engine.
  */
-#ifndef COX_STEERING_SWEEP_GRID_H
-#define COX_STEERING_SWEEP_GRID_H
+#ifndef COX_STUDY_SWEEP_GRID_H
+#define COX_STUDY_SWEEP_GRID_H
 
 #include <jansson.h>
 

@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "study/first_tokens.h"
-#include "report/report_paths.h"
+#include "base/path.h"
 #include "study/sweep.h"
 #include "model/tokenizer.h"
 #include "steering/vector_math.h"
@@ -88,16 +88,17 @@ static cox_status read_grid(cox_sweep *s)
 
 cox_status cox_sweep_read_inputs(cox_sweep *s)
 {
-    const cox_options *o = s->options;
-    const char *const paths[COX_CELL_MAX_SETS] = {o->prompts_a, o->prompts_b, o->neutral};
+    const cox_sweep_options *o = s->options;
+    const char *const paths[COX_CELL_MAX_SETS] = {o->prompts[0], o->prompts[1], o->neutral},
+                      *model = s->run->model->folder;
     s->n_sets = o->neutral ? 3 : 2;
     cox_status status = read_grid(s);
     if (status == COX_OK) status = cox_rules_load(&s->rules, o->rules);
     if (status == COX_OK)
-        status = cox_first_tokens_read(NULL, NULL, o->rules, s->run->model, o->model, &s->first_tokens);
-    if (status == COX_OK) status = cox_tokenizer_load(&s->words, o->model);
-    if (status == COX_OK) status = cox_tokenizer_fingerprint(o->model, s->tokenizer);
-    if (status == COX_OK) status = cox_prompts_read(s->sets, paths, (size_t)s->n_sets, s->run);
+        status = cox_first_tokens_read(NULL, NULL, 0, o->rules, s->run->model, model, &s->first_tokens);
+    if (status == COX_OK) status = cox_tokenizer_load(&s->words, model);
+    if (status == COX_OK) status = cox_tokenizer_fingerprint(model, s->tokenizer);
+    if (status == COX_OK) status = cox_prompts_read(s->sets, paths, (size_t)s->n_sets, o->limit, s->run);
     if (status != COX_OK) return status;
     s->home = realpath(o->output, NULL);
     if (!s->home) return cox_fail(COX_IO, "--output %s: %s", o->output, strerror(errno));

@@ -48,12 +48,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const uint8_t *mark = size ? memchr(data, 0xff, size) : NULL;
     size_t n = mark ? (size_t)(mark - data) : size;
     const char *path = prompts;
-    cox_options options = {.results = answers, .rules = rules};
+    cox_evaluate_options options = {.results = answers, .rules = rules};
     write_file(answers, data, n);
     if (mark) {
         write_file(prompts, mark + 1, size - n - 1);
-        options.prompt_files.items = &path;
-        options.prompt_files.n = 1;
+        options.prompts = &path;
+        options.n_prompts = 1;
     }
     cox_evaluation e = {.options = &options};
     if (cox_evaluation_read(&e) == COX_OK) {

@@ -149,20 +149,19 @@ static void test_help_needs_nothing_and_lists_what_runs_need(void **state)
 static void test_layouts(void **state)
 {
     (void)state;
-    cox_options o;
+    cox_run_options o = cox_run_options_defaults();
     cox_layout layout;
-    cox_options_defaults(&o, COX_COMMAND_GENERATE);
     assert_int_equal(cox_layout_make(&layout, &o, 1, 2), COX_OK);
     assert_true(layout.n_expert_ranks == 1 && cox_layout_hosts_experts(&layout, 0));
     assert_int_equal(cox_layout_make(&layout, &o, 3, 2), COX_OK);
     assert_true(layout.n_expert_ranks == 2 && !cox_layout_hosts_experts(&layout, 0));
-    o.coordinators = 3;
+    o.n_coordinators = 3;
     assert_int_equal(cox_layout_make(&layout, &o, 3, 2), COX_INVALID);
     assert_non_null(strstr(cox_status_message(), "--experts-on all"));
-    o.coordinators = 4;
+    o.n_coordinators = 4;
     assert_int_equal(cox_layout_make(&layout, &o, 3, 2), COX_INVALID);
-    o.coordinators = 3;
-    o.experts_on = "all";
+    o.n_coordinators = 3;
+    o.experts_on_all = true;
     assert_int_equal(cox_layout_make(&layout, &o, 3, 2), COX_OK);
     assert_int_equal(layout.n_expert_ranks, 3);
 }

@@ -1,0 +1,11 @@
+#ifndef COX_CLI_ROUTES_PRINT_H
+#define COX_CLI_ROUTES_PRINT_H
+
+#include "cli/options.h"
+#include "study/routes.h"
+
+/* Table or JSON on standard output, and the files that the options name. run: what says of which model and
+ * prompting. Errors: IO, NO_MEMORY, INVALID (a name that is not UTF-8). */
+cox_status cox_routes_print(const cox_routes *routes, const cox_run_options *run, const cox_options *options);
+
+#endif
