@@ -219,10 +219,15 @@ cox_status cox_json_check_keys(const json_t *object, const char *where, const ch
 cox_status cox_json_load_line(json_t **value, const char *text, size_t n_bytes, const char *where,
                               const char *form)
 {
-    json_t *loaded = NULL;
-    cox_status status = cox_json_load_text(&loaded, text, n_bytes, where);
-    if (status == COX_OK && !json_is_object(loaded))
+    json_error_t error;
+    cox_status status = COX_OK;
+    json_t *loaded = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!loaded) { /* which line it is of its file is in `where` */
+        status = cox_fail(COX_BAD_FILE, "%s: not valid JSON at column %d: %s", where, error.column,
+                          reason(&error));
+    } else if (!json_is_object(loaded)) {
         status = cox_fail(COX_BAD_FILE, "%s: not a JSON object", where);
+    }
     if (status == COX_OK) {
         *value = loaded;
         return COX_OK;

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "study/work.h"
+
 /* --- The list --- */
 
 static cox_status out_of_memory(void)
@@ -60,6 +62,7 @@ typedef struct place {
 typedef struct share {
     cox_run *run;
     const cox_job_question *question;
+    cox_engine *engine;
     char *data; /* what rank 0 sent: n, jobs, tokens */
     int32_t n;
     const cox_job *jobs;
@@ -214,19 +217,46 @@ static cox_status submit(share *s, cox_engine *engine, place *p)
     return COX_OK;
 }
 
-static cox_status compute(share *s, cox_engine *engine)
+static bool has_more(const void *context)
 {
+    const share *s = context;
+    return s->n_finished < s->n_mine;
+}
+
+static cox_status submit_some(void *context)
+{
+    share *s = context;
     cox_status status = COX_OK;
-    while (status == COX_OK && s->n_finished < s->n_mine) {
-        for (int32_t i = 0; i < s->question->n_at_once && status == COX_OK; i++) {
-            if (s->places[i].n_left == 0 && s->n_submitted < s->n_mine)
-                status = submit(s, engine, &s->places[i]);
-        }
-        if (status == COX_OK) status = cox_engine_step(engine);
-        if (status == COX_OK) status = s->failed;
-        cox_progress_update(&s->bar, (uint64_t)s->n_finished, (uint64_t)s->n_mine, NULL);
+    for (int32_t i = 0; i < s->question->n_at_once && status == COX_OK; i++) {
+        if (s->places[i].n_left == 0 && s->n_submitted < s->n_mine)
+            status = submit(s, s->engine, &s->places[i]);
     }
     return status;
+}
+
+static cox_status step(void *context)
+{
+    share *s = context;
+    cox_status status = cox_engine_step(s->engine);
+    return status == COX_OK ? s->failed : status;
+}
+
+static cox_status show_progress(void *context)
+{
+    share *s = context;
+    cox_progress_update(&s->bar, (uint64_t)s->n_finished, (uint64_t)s->n_mine, NULL);
+    return COX_OK;
+}
+
+static cox_status compute(share *s)
+{
+    const cox_work_loop work = {.context = s,
+                                .has_more = has_more,
+                                .submit = submit_some,
+                                .is_running = has_more,
+                                .step = step,
+                                .take = show_progress};
+    return cox_work_loop_run(s->run, &work);
 }
 
 /* --- All shares together --- */
@@ -254,7 +284,7 @@ static cox_status gather(share *s, void **results)
     return COX_OK;
 }
 
-static cox_status create_engine(share *s, cox_engine **engine)
+static cox_status create_engine(share *s)
 {
     cox_run *run = s->run;
     const cox_job_question *q = s->question;
@@ -267,7 +297,7 @@ static cox_status create_engine(share *s, cox_engine **engine)
     cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     cox_status status = take_memory(s);
     if (status != COX_OK) return status;
-    return cox_engine_create(engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
+    return cox_engine_create(&s->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
                              run->exchange, &options, &events);
 }
 
@@ -283,19 +313,18 @@ static void release(share *s)
 cox_status cox_jobs_run(cox_run *run, const cox_jobs *jobs, const cox_job_question *question, void **results)
 {
     share s = {.run = run, .question = question};
-    cox_engine *engine = NULL;
     bool is_coordinator = cox_cluster_is_coordinator(run->cluster);
     cox_status status = send_list(&s, jobs);
-    if (status == COX_OK) status = cox_run_agree(run, is_coordinator ? create_engine(&s, &engine) : COX_OK);
+    if (status == COX_OK) status = cox_run_agree(run, is_coordinator ? create_engine(&s) : COX_OK);
     if (status == COX_OK) {
         cox_progress_begin(&s.bar, question->label,
                            cox_run_is_front(run) ? run->options.progress : COX_PROGRESS_NONE,
                            COX_PROGRESS_COUNT);
-        status = cox_run_finish(run, is_coordinator ? compute(&s, engine) : COX_OK);
-        if (is_coordinator) run->counters = *cox_engine_counters(engine);
+        status = cox_run_finish(run, is_coordinator ? compute(&s) : COX_OK);
+        if (is_coordinator) run->counters = *cox_engine_counters(s.engine);
         if (status == COX_OK) status = gather(&s, results);
     }
-    cox_engine_destroy(engine);
+    cox_engine_destroy(s.engine);
     release(&s);
     return status;
 }

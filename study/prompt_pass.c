@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "study/work.h"
+
 /* A prompt on its way. */
 typedef struct pending {
     cox_observation observation;
@@ -247,22 +249,49 @@ static cox_status finish_next(pass *p)
     return status == COX_OK ? status : cox_pass_blame(p->paths, prompt, status);
 }
 
-static cox_status compute(pass *p)
+static bool has_more(const void *context)
+{
+    const pass *p = context;
+    return p->n_finished < p->n_mine;
+}
+
+static cox_status submit_some(void *context)
 {
     cox_status status = COX_OK;
+    while (status == COX_OK && may_submit(context)) status = submit_next(context);
+    return status;
+}
+
+static cox_status step(void *context)
+{
+    pass *p = context;
+    cox_status status = cox_engine_step(p->engine);
+    return status == COX_OK ? p->failed : status;
+}
+
+static cox_status take(void *context)
+{
+    pass *p = context;
+    cox_status status = COX_OK;
+    while (status == COX_OK && p->n_finished < p->n_submitted &&
+           p->window[p->n_finished % p->sink->window].is_done)
+        status = finish_next(p);
+    cox_progress_update(&p->bar, (uint64_t)p->n_finished, (uint64_t)p->n_mine, NULL);
+    return status;
+}
+
+static cox_status compute(pass *p)
+{
+    const cox_work_loop work = {.context = p,
+                                .has_more = has_more,
+                                .submit = submit_some,
+                                .is_running = has_more,
+                                .step = step,
+                                .take = take};
     cox_progress_begin(&p->bar, p->sink->name,
                        cox_run_is_front(p->run) ? p->run->options.progress : COX_PROGRESS_NONE,
                        COX_PROGRESS_COUNT);
-    while (status == COX_OK && p->n_finished < p->n_mine) {
-        while (status == COX_OK && may_submit(p)) status = submit_next(p);
-        if (status == COX_OK) status = cox_engine_step(p->engine);
-        if (status == COX_OK) status = p->failed;
-        while (status == COX_OK && p->n_finished < p->n_submitted &&
-               p->window[p->n_finished % p->sink->window].is_done)
-            status = finish_next(p);
-        cox_progress_update(&p->bar, (uint64_t)p->n_finished, (uint64_t)p->n_mine, NULL);
-    }
-    return status;
+    return cox_work_loop_run(p->run, &work);
 }
 
 cox_status cox_pass_run(cox_run *run, const cox_pass_work *work, const cox_pass_question *question,

@@ -14,6 +14,7 @@
 
 #include "run/identity.h"
 #include "run/results.h"
+#include "study/work.h"
 #include "cluster/drain.h"
 #include "coordinator/clean_layer.h"
 #include "model/tokenizer.h"
@@ -22,7 +23,6 @@ enum {
     CHUNK = 16, /* neighbouring cells that one coordinator takes: they share most */
     CLEAN = -1
 };
-static const double IDLE_WAIT_S = 0.05;
 
 /* Of a step, and of the KV cache, which is to hold all prompts: their number is not known when a run is
  * opened. */
@@ -253,36 +253,62 @@ static cox_status take_letter(stage *st)
     return COX_OK;
 }
 
-static cox_status turn(stage *st)
+static cox_status submit_some(void *context)
 {
-    cox_run *run = st->sweep->run;
+    stage *st = context;
     cox_status status = COX_OK;
     while (status == COX_OK && st->n_submitted < st->n_mine && cox_cell_runner_has_room(st->runner))
         status = cox_cell_runner_submit(st->runner, st->mine[st->n_submitted++]);
-    if (status == COX_OK && cox_cell_runner_n_running(st->runner) > 0) {
-        status = cox_cell_runner_step(st->runner, on_result, st);
-    } else if (status == COX_OK && cox_cluster_size(run->cluster) > 1) {
-        status = cox_exchange_progress(run->exchange, IDLE_WAIT_S);
-    }
+    return status;
+}
+
+static bool is_running(const void *context)
+{
+    const stage *st = context;
+    return cox_cell_runner_n_running(st->runner) > 0;
+}
+
+static cox_status step(void *context)
+{
+    stage *st = context;
+    return cox_cell_runner_step(st->runner, on_result, st);
+}
+
+static cox_status take(void *context)
+{
+    stage *st = context;
     st->is_stopped = st->is_stopped || cox_drain_is_wanted();
-    if (status != COX_OK) return status;
-    if (!cox_run_is_front(run)) return st->has_letter ? COX_OK : take_letter(st);
-    status = take_mail(st);
+    if (!cox_run_is_front(st->sweep->run)) return st->has_letter ? COX_OK : take_letter(st);
+    cox_status status = take_mail(st);
     if (status == COX_OK) status = cox_results_tick(st->answers ? st->answers : st->results);
     report(st);
     return status;
 }
 
 /* Until this coordinator's cells, and on rank 0 all cells, have their results, or a signal comes. */
-static cox_status run_cells(stage *st)
+static bool has_more(const void *context)
 {
-    bool is_front = cox_run_is_front(st->sweep->run);
-    cox_status status = COX_OK;
-    while (status == COX_OK && !st->is_stopped &&
-           (st->n_submitted < st->n_mine || cox_cell_runner_n_running(st->runner) > 0 ||
-            (is_front && st->n_missing > 0)))
-        status = turn(st);
-    return status;
+    const stage *st = context;
+    return !st->is_stopped && (st->n_submitted < st->n_mine || is_running(st) ||
+                               (cox_run_is_front(st->sweep->run) && st->n_missing > 0));
+}
+
+/* On the other coordinators: stage 1 is done, and rank 0 has not said what comes next. */
+static bool is_waiting(const void *context)
+{
+    const stage *st = context;
+    return !st->is_stopped && !st->has_letter;
+}
+
+static cox_status run_while(stage *st, bool (*has_work)(const void *context))
+{
+    const cox_work_loop work = {.context = st,
+                                .has_more = has_work,
+                                .submit = submit_some,
+                                .is_running = is_running,
+                                .step = step,
+                                .take = take};
+    return cox_work_loop_run(st->sweep->run, &work);
 }
 
 static cox_status stage_1(stage *st)
@@ -291,7 +317,7 @@ static cox_status stage_1(stage *st)
     cox_status status = cox_cell_runner_run_clean(st->runner, &clean);
     if (status == COX_OK && cox_run_is_front(st->sweep->run) && !cox_results_has(st->results, key_of(-1)))
         status = on_result(st, &clean);
-    if (status == COX_OK) status = run_cells(st);
+    if (status == COX_OK) status = run_while(st, has_more);
     st->savings = cox_cell_runner_savings(st->runner);
     return status;
 }
@@ -332,7 +358,7 @@ static cox_status stage_2(stage *st)
     bool is_front = cox_run_is_front(run);
     cox_status status = COX_OK;
     if (is_front) status = choose(st);
-    while (status == COX_OK && !is_front && !st->is_stopped && !st->has_letter) status = turn(st);
+    if (status == COX_OK && !is_front) status = run_while(st, is_waiting);
     if (status != COX_OK || st->is_stopped || st->n_chosen == 0) return status;
     int32_t n_coordinators = cox_cluster_n_coordinators(run->cluster);
     int64_t *mine = realloc(st->mine, (size_t)(st->n_chosen + 1) * sizeof *mine);
@@ -349,7 +375,7 @@ static cox_status stage_2(stage *st)
     st->n_all = st->n_chosen + 1;
     status = cox_cell_runner_begin_answers(st->runner, (int32_t)st->sweep->options->max_tokens);
     st->is_answering = true;
-    return status == COX_OK ? run_cells(st) : status;
+    return status == COX_OK ? run_while(st, has_more) : status;
 }
 
 static cox_status run_stages(stage *st)
