@@ -190,7 +190,7 @@ cox_status cox_cluster_create(cox_cluster **cluster, const cox_cluster_options *
     cox__starting *starting = NULL;
     cox_status status = cox__starting_begin(&starting, options->start_s);
     if (status == COX_OK) status = start_mpi(cluster, options);
-    if (status == COX_OK && (*cluster)->rank == 0) cox__launch_tell_start();
+    if (status == COX_OK && (*cluster)->rank == 0) cox__launch_tell(COX__STARTED);
     cox__starting_end(starting);
     return status;
 }
@@ -209,6 +209,7 @@ _Noreturn void cox_cluster_abort(cox_cluster *c, cox_status status)
     fprintf(stderr, "coxswain: rank %d on %s: %s\n", (int)c->rank, c->hosts[c->rank], cox_status_message());
     fflush(NULL);
     if (c->has_mpi) cox__launch_flush();
+    if (c->has_mpi) cox__launch_tell(COX__VERDICT);
     if (c->has_mpi) MPI_Abort(c->control, cox_status_exit_code(status));
     _exit(
         cox_status_exit_code(status)); /* without MPI there is nobody to tell; MPI_Abort does not come back */

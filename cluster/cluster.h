@@ -56,7 +56,8 @@ cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
  */
 void cox_launch_part(bool has_spoken);
 
-/* The speaker's wait alone, for one that ends by itself and must not touch stdio: async-signal-safe. */
+/* The speaker's wait alone, for one that ends the job by itself and must not touch stdio: async-signal-safe.
+ * What mpirun and MPI print after it is taken for a consequence and not shown. */
 void cox_launch_wait_read(void);
 
 /* Initialises MPI (THREAD_FUNNELED), ending the job with a message when a rank of this machine is stopped or

@@ -62,10 +62,12 @@ const char *cox__launch_srun_tasks(void);
 /* launch.c: waits until the launcher has read what this rank has written on stderr, at most two seconds. */
 void cox__launch_flush(void);
 
-/* launch.c: rank 0 tells the cox_launch that started it, if one did, that all ranks are there: by a line on
- * stderr, which cox_launch keeps to itself. */
+/* launch.c: tells the cox_launch that started this rank, if one did, by a line on stderr, which cox_launch
+ * keeps to itself. STARTED: all ranks are there (rank 0 says so). VERDICT: this rank has said why the job
+ * ends, and ends it now: what mpirun and MPI print from here on are consequences. Async-signal-safe. */
 #define COX__STARTED "coxswain: all ranks have started\n"
-void cox__launch_tell_start(void);
+#define COX__VERDICT "coxswain: a rank has said why the job ends\n"
+void cox__launch_tell(const char *line);
 
 /* drain.c: what a process listens to waits, or if it has come, comes again, when the process has started
  * itself once more; release: it has not, after all. Nothing where nobody listens. */
@@ -121,6 +123,7 @@ typedef struct cox__noise {
     pid_t ending;           /* mpirun's process once it has been told to end, else 0 */
     bool has_started;       /* rank 0 has said COX__STARTED */
     const char *trouble;    /* what kept mpirun from starting the ranks, in our words; NULL: nothing known */
+    bool has_verdict;       /* a rank has said COX__VERDICT */
     bool is_box;            /* between two lines of dashes */
     size_t n_held, line_at; /* bytes held back; where the last line begins */
     char held[8192];

@@ -109,6 +109,7 @@ void cox__launch_tune(void)
 /* --- Last words --- */
 
 static const double READ_LIMIT_S = 2, PASS_ON_S = 0.3, PART_LIMIT_S = 4;
+static const char TELLS_LAUNCHER[] = "COX_TELLS_LAUNCHER"; /* set for the ranks that cox_launch starts */
 
 static void sleep_s(double s)
 {
@@ -125,10 +126,17 @@ void cox__launch_flush(void)
     }
 }
 
+void cox__launch_tell(const char *line)
+{
+    if (!getenv(TELLS_LAUNCHER)) return;
+    if (write(STDERR_FILENO, line, strlen(line)) > 0) cox__launch_flush();
+}
+
 void cox_launch_wait_read(void)
 {
     cox__launch_flush();
-    sleep_s(PASS_ON_S); /* nobody tells what it has passed on */
+    sleep_s(PASS_ON_S); /* nobody tells what it has passed on; what others have said before us arrives too */
+    cox__launch_tell(COX__VERDICT);
 }
 
 void cox_launch_part(bool has_spoken)
@@ -143,13 +151,6 @@ void cox_launch_part(bool has_spoken)
 }
 
 /* --- mpirun --- */
-
-static const char TELLS_START[] = "COX_TELLS_START"; /* set for the ranks that cox_launch starts */
-
-void cox__launch_tell_start(void)
-{
-    if (getenv(TELLS_START)) fputs(COX__STARTED, stderr);
-}
 
 /* Containers often forbid to read another process' memory, which Open MPI takes for granted within a machine.
  */
@@ -182,13 +183,11 @@ static int mpirun_flags(const char *flags[N_FLAGS], int32_t n_ranks, char *numbe
         flags[n++] = settings[i][0];
         flags[n++] = settings[i][1];
     }
-    if (getenv("OMP_WAIT_POLICY")) { /* to the other machines too */
+    const char *const told[] = {TELLS_LAUNCHER, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"};
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++) { /* to the other machines too */
+        if (!getenv(told[i])) continue;
         flags[n++] = "-x";
-        flags[n++] = "OMP_WAIT_POLICY";
-    }
-    if (getenv("KMP_BLOCKTIME")) {
-        flags[n++] = "-x";
-        flags[n++] = "KMP_BLOCKTIME";
+        flags[n++] = told[i];
     }
     return n;
 }
@@ -382,7 +381,7 @@ cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const arg
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) return cox_fail(COX_IO, "cannot find this program's own path: %s", strerror(errno));
     program[length] = '\0';
-    setenv(TELLS_START, "1", 1);
+    setenv(TELLS_LAUNCHER, "1", 1);
     if (geteuid() == 0) {
         setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
         setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);

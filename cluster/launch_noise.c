@@ -2,7 +2,10 @@
  * mpirun's standard error without what says nothing: when a rank ends with an exit code or aborts, it has
  * printed why, and mpirun adds boxes of text between lines of dashes. Those of known kinds are left out, and
  * so is what it says of signals that it passes on and, once it has been told to end, of its own troubles; all
- * else passes at once and unchanged, above all the box that names a rank that was killed.
+ * else passes at once and unchanged, above all the box that names a rank that was killed. Once a rank has
+ * told that it has said why the job ends (COX__VERDICT), all that is not ours is left out: the others' MPI
+ * complains of peers that are gone, and mpirun of its pipes. Only the box that names a killed rank still
+ * passes: mpirun names the first that ended, so that it was killed before the verdict.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +16,8 @@
 
 static const char DASHES[] = "--------------------------------------------------------------------------\n";
 static const char MPIRUN[] = "mpirun: ";
+static const char OURS[] = "coxswain"; /* "coxswain: ", "coxswain generate: " */
+static const char KILLED[] = "exited on signal";
 static const char *const SAYS_NOTHING[] = {
     "MPI_ABORT was invoked on rank",
     "a non-zero exit code. Per user-direction, the job has been aborted.",
@@ -47,9 +52,15 @@ static void put(const char *text, size_t n)
     }
 }
 
+static bool is_ours(const char *line, size_t n)
+{
+    return n >= sizeof OURS - 1 && memcmp(line, OURS, sizeof OURS - 1) == 0;
+}
+
 void cox__noise_flush(cox__noise *s)
 {
-    put(s->held, s->n_held);
+    s->held[s->n_held] = '\0';
+    if (!s->has_verdict || is_ours(s->held, s->n_held) || strstr(s->held, KILLED)) put(s->held, s->n_held);
     s->n_held = s->line_at = 0;
     s->is_box = false;
 }
@@ -80,17 +91,31 @@ static bool says_nothing(const char *line, pid_t ending)
     return false;
 }
 
+/* Cuts off what a rank has told the launcher alone: a line of its own, or the end of one that another rank
+ * had begun (a progress bar). */
+static bool take_told(cox__noise *s, const char *told)
+{
+    size_t n = strlen(told);
+    if (s->n_held - s->line_at < n || strcmp(s->held + s->n_held - n, told) != 0) return false;
+    s->n_held -= n;
+    return true;
+}
+
 /* A whole line has been held. */
 static void end_line(cox__noise *s)
 {
-    size_t n_dashes = sizeof DASHES - 1;
+    const char *line = s->held + s->line_at;
     s->held[s->n_held] = '\0';
-    bool is_dashes =
-        s->n_held - s->line_at == n_dashes && memcmp(s->held + s->line_at, DASHES, n_dashes) == 0;
-    if (!s->is_box && !is_dashes) {
-        bool is_start = strcmp(s->held, COX__STARTED) == 0;
+    bool is_dashes = strcmp(line, DASHES) == 0, is_start = take_told(s, COX__STARTED),
+         is_verdict = take_told(s, COX__VERDICT);
+    size_t n = s->n_held - s->line_at;
+    if (is_start || is_verdict || is_ours(line, n)) { /* no part of a box, though it may come inside one */
+        put(line, n);
+        s->n_held = s->line_at;
         s->has_started = s->has_started || is_start;
-        if (is_start || says_nothing(s->held, s->ending)) s->n_held = 0;
+        s->has_verdict = s->has_verdict || is_verdict;
+    } else if (!s->is_box && !is_dashes) {
+        if (says_nothing(s->held, s->ending)) s->n_held = 0;
         cox__noise_flush(s);
     } else if (s->is_box && is_dashes) {
         bool is_dropped = s->ending > 0; /* whatever happened, it was told to */
@@ -115,8 +140,9 @@ static bool is_suspect(const cox__noise *s)
     const char *line = s->held + s->line_at;
     size_t n = s->n_held - s->line_at;
     size_t n_name = n < sizeof MPIRUN - 1 ? n : sizeof MPIRUN - 1;
-    return s->is_box || line[0] == '[' || memcmp(line, MPIRUN, n_name) == 0 ||
+    return s->is_box || s->has_verdict || line[0] == '[' || memcmp(line, MPIRUN, n_name) == 0 ||
            (n < sizeof COX__STARTED && memcmp(line, COX__STARTED, n) == 0) ||
+           (n < sizeof COX__VERDICT && memcmp(line, COX__VERDICT, n) == 0) ||
            (n < sizeof DASHES && memcmp(line, DASHES, n) == 0);
 }
 

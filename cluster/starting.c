@@ -4,17 +4,22 @@
  * machine (the other children of mpirun, or of its daemon) through /proc. One that is stopped in several
  * looks running is named and this process ends, and mpirun ends the job; so it does after limit_s, whatever
  * the reason. Time is counted in looks, which a stopped process does not take: a job that was suspended as a
- * whole goes on. The thread calls no MPI. From the first agreement on, pulse.c keeps watch.
+ * whole goes on. Several see it in the same look; who binds a name that belongs to the launch speaks for this
+ * machine. The thread calls no MPI. From the first agreement on, pulse.c keeps watch.
  */
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "cluster/internal.h"
@@ -22,8 +27,8 @@
 enum {
     LOOK_MS = 1000,
     STOPPED_LOOKS = 5,
-    TURN_LOOKS = 2, /* so much later speaks who has a running rank before it here: one message, if possible */
-    LAST_TURN = 2,
+    SILENT_LOOKS =
+        5, /* of one that has something to say while another speaks: then that one was stopped too */
     ENVIRONMENT_BYTES = 1 << 16
 };
 static const char THREAD_NAME[] = "cox-starting"; /* seen in /proc: this rank has come as far as here */
@@ -38,8 +43,8 @@ typedef struct peer {
 struct cox__starting {
     pthread_t thread;
     int end; /* eventfd: written when the watch is over */
-    pid_t self, parent;
-    int32_t n_looks, limit_looks;
+    pid_t parent;
+    int32_t n_looks, limit_looks, n_silent;
     peer *peers; /* ranks of this machine, this one among them */
     size_t n_peers, capacity;
 };
@@ -132,30 +137,43 @@ static void look(cox__starting *s)
         peer *p = find_or_add(s, pid);
         if (!p) continue;
         if (p->rank < 0) p->rank = rank_of(pid, environment);
-        p->is_here = p->rank >= 0;
+        p->is_here = p->rank >= 0 && state != 'Z';
         p->n_stopped = state == 'T' ? p->n_stopped + 1 : 0; /* a debugger's stop is 't' */
     }
     if (processes) closedir(processes);
 }
 
-/* How many looks later than the lowest running rank of this machine this one speaks. */
-static int32_t turn(const cox__starting *s)
-{
-    int32_t mine = 0, n_before = 0;
-    for (size_t i = 0; i < s->n_peers; i++) {
-        if (s->peers[i].pid == s->self) mine = s->peers[i].rank;
-    }
-    for (size_t i = 0; i < s->n_peers; i++) {
-        const peer *p = &s->peers[i];
-        if (p->is_here && p->n_stopped == 0 && p->rank < mine) n_before++;
-    }
-    return TURN_LOOKS * (n_before < LAST_TURN ? n_before : LAST_TURN);
-}
-
 /* --- Verdicts --- */
 
-static _Noreturn void end_job(const char *message)
+/* Whether this rank speaks for its machine: an abstract address is bound once, and free when its owner ends.
+ */
+static bool has_the_word(const cox__starting *s)
 {
+    struct sockaddr_un name = {.sun_family = AF_UNIX}; /* sun_path[0] is 0: abstract */
+    int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "coxswain-starting-%d", (int)s->parent);
+    int word = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); /* open until the process ends */
+    socklen_t n_name = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+    bool is_taken =
+        word >= 0 && bind(word, (const struct sockaddr *)&name, n_name) != 0 && errno == EADDRINUSE;
+    if (is_taken) close(word);
+    return !is_taken;
+}
+
+static bool has_gone(const cox__starting *s)
+{
+    bool found = false;
+    for (size_t i = 0; i < s->n_peers; i++) found = found || (s->peers[i].rank >= 0 && !s->peers[i].is_here);
+    return found;
+}
+
+/* Ends the job, unless another rank of this machine is about to, or has spoken and is gone. */
+static void end_job(cox__starting *s, const char *message)
+{
+    if (s->n_silent++ < SILENT_LOOKS) {
+        if (!has_the_word(s)) return;
+        look(s);
+        if (has_gone(s)) return;
+    }
     dprintf(STDERR_FILENO, "%s", message); /* the main thread may hold a stream's lock */
     cox_launch_wait_read();
     _exit(cox_status_exit_code(COX_PEER)); /* without MPI_Finalize: mpirun ends the others */
@@ -168,19 +186,19 @@ static void host_name(char host[COX__HOST_BYTES])
 }
 
 /* Ends the job when ranks of this machine are stopped. */
-static void check_stopped(const cox__starting *s)
+static void check_stopped(cox__starting *s)
 {
     char host[COX__HOST_BYTES], message[COX__MESSAGE_BYTES];
     size_t n = 0;
     host_name(host);
     for (size_t i = 0; i < s->n_peers; i++) {
         const peer *p = &s->peers[i];
-        if (!p->is_here || p->n_stopped < STOPPED_LOOKS + turn(s) || n + 256 > sizeof message) continue;
+        if (!p->is_here || p->n_stopped < STOPPED_LOOKS || n + 256 > sizeof message) continue;
         n += (size_t)snprintf(message + n, sizeof message - n,
                               "coxswain: rank %d (process %d on %s) is stopped; the job cannot start\n",
                               (int)p->rank, (int)p->pid, host);
     }
-    if (n > 0) end_job(message);
+    if (n > 0) end_job(s, message);
 }
 
 /* " 0 1 4": the ranks of this machine that have come, or that have not. */
@@ -196,9 +214,9 @@ static void list_ranks(const cox__starting *s, bool come, char *text, size_t n_t
 }
 
 /* Ends the job when it has not started in time. */
-static void check_limit(const cox__starting *s)
+static void check_limit(cox__starting *s)
 {
-    if (s->n_looks < s->limit_looks + turn(s)) return;
+    if (s->n_looks < s->limit_looks) return;
     char host[COX__HOST_BYTES], come[256], missing[256], message[COX__MESSAGE_BYTES];
     host_name(host);
     list_ranks(s, true, come, sizeof come);
@@ -210,7 +228,7 @@ static void check_limit(const cox__starting *s)
              missing[0] ? "these have not:%s\n"
                         : "none is missing%s: others have not come, or cannot be reached over the network\n",
              missing);
-    end_job(message);
+    end_job(s, message);
 }
 
 static void *watch(void *context)
@@ -239,7 +257,6 @@ cox_status cox__starting_begin(cox__starting **starting, double limit_s)
     cox__starting *s = calloc(1, sizeof *s);
     if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for the watch over the start");
     *s = (cox__starting){.end = eventfd(0, EFD_CLOEXEC),
-                         .self = getpid(),
                          .parent = getppid(),
                          .limit_looks = (int32_t)(limit_s * 1000 / LOOK_MS)};
     sigset_t all, before; /* signals are the main thread's */

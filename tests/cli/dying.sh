@@ -61,6 +61,7 @@ early() {
     check "rank $rank stopped after $delay s is named once" test \
         "$(grep -Ec "rank $rank (\\(process $pid on .*\\) is stopped; the job cannot start|on .* hangs)" "$work/err.txt")" = 1
     check "rank $rank stopped after $delay s: nothing else is said" test "$(wc -l < "$work/err.txt")" = 1
+    [ "$(wc -l < "$work/err.txt")" = 1 ] || sed 's/^/    /' "$work/err.txt" >&2
     sleep 2 # mpirun lets go of a stopped process first, then ends it
     check "no rank is left of a start" test -z "$(pgrep -f "$work")"
 }

@@ -222,6 +222,47 @@ END
     says 'Not found in file ess_hnp_module.c'
     says '^mpirun noticed that process rank 0 exited on signal 9$'
     ;;
+verdict) # what follows a rank's verdict is a consequence: only our lines and a killed rank's box pass
+    mkdir "$folder/bin"
+    cat >"$folder/bin/mpirun" <<'END'
+#!/bin/bash
+dashes=$(printf -- '-%.0s' {1..74})
+exec >&2
+init() {
+    printf '%s\nIt looks like MPI_INIT failed for some reason; your parallel process is\nlikely to abort.\n%s\n' "$dashes" "$dashes"
+    echo "[host:$1] *** An error occurred in MPI_Init_thread"
+    printf '*** on a NULL communicator\n*** MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,\n'
+}
+init 1
+echo "coxswain: rank 2 (process 9 on host) is stopped; the job cannot start"
+printf '\r[##  ]'
+echo "coxswain: a rank has said why the job ends"
+echo "[warn] Epoll MOD(1) on fd 25 failed. Old events were 6; read change was 2 (del): Bad file descriptor"
+init 2
+printf '[warn] Epo'
+sleep 0.1
+echo 'll'
+echo "coxswain generate: rank 1 says so too"
+printf '%s\nA box that\n' "$dashes"
+printf 'coxswain: in the '
+sleep 0.1
+printf 'middle\ngoes on\n%s\n' "$dashes"
+printf '%s\nmpirun noticed that process rank 0 exited on signal 9\n%s\n' "$dashes" "$dashes"
+printf 'no line end'
+exit 7
+END
+    chmod +x "$folder/bin/mpirun"
+    PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1
+    code=$?
+    exits 7
+    [ "$(grep -c 'MPI_INIT failed' "$out")" -eq 1 ] || fail "shown not once, as it came before the verdict"
+    says '^\[host:1\] \*\*\* An error occurred in MPI_Init_thread$'
+    says '^coxswain: rank 2 .* is stopped; the job cannot start$'
+    says 'coxswain generate: rank 1 says so too$'
+    says 'coxswain: in the middle$'
+    says '^mpirun noticed that process rank 0 exited on signal 9$'
+    [ "$(wc -l <"$out")" -eq 13 ] || fail "noise"
+    ;;
 no-mpirun)
     mkdir "$folder/empty"
     PATH=$folder/empty "$job" 2 ok >"$out" 2>&1
