@@ -1,6 +1,6 @@
 /*
  * Memory by phase. An arena grows in chunks while a phase is set up (load, session) and is then used
- * without allocating: the engine's step takes scratch from an arena that cox_arena_reset() empties.
+ * without allocating; cox_arena_reset() empties it for a phase that comes again.
  * cox_heap_allocations() counts every chunk that any arena ever took from the heap, so that a test can
  * prove that a step took none.
  */

@@ -113,7 +113,7 @@ static cox_status fill(cox_cluster *c, const cox_cluster_options *options)
                              COX_OK); /* connects all with rank 0, and nobody starts while one is missing */
 }
 
-static void release(cox_cluster *c)
+static void cluster_release(cox_cluster *c)
 {
     free(c->expert_ranks);
     free(c->hosts);
@@ -141,7 +141,7 @@ static cox_status create(cox_cluster **cluster, const cox_cluster_options *optio
     }
     cox_status status = fill(c, options);
     if (status != COX_OK) {
-        release(c);
+        cluster_release(c);
         return status;
     }
     *cluster = c;
@@ -201,7 +201,7 @@ void cox_cluster_destroy(cox_cluster *c)
     cox_cluster_agree(c, COX_OK); /* MPI_Finalize may spin: enter it together */
     cox__mail_destroy(c);
     cox__pulse_destroy(c);
-    release(c);
+    cluster_release(c);
 }
 
 _Noreturn void cox_cluster_abort(cox_cluster *c, cox_status status)

@@ -62,14 +62,14 @@ static bool self_serve(cox_exchange *x)
     return false;
 }
 
-const cox__backend cox__backend_self = {.name = "self",
-                                        .create = self_create,
-                                        .destroy = self_nothing,
-                                        .dispatch = self_dispatch,
-                                        .is_answered = self_is_answered,
-                                        .blame = self_blame,
-                                        .serve = self_serve,
-                                        .last = self_nothing};
+static const cox__backend backend_self = {.name = "self",
+                                          .create = self_create,
+                                          .destroy = self_nothing,
+                                          .dispatch = self_dispatch,
+                                          .is_answered = self_is_answered,
+                                          .blame = self_blame,
+                                          .serve = self_serve,
+                                          .last = self_nothing};
 
 /* --- Creation --- */
 
@@ -210,7 +210,7 @@ static const cox__backend *backend_of(cox_exchange_kind kind)
     switch (kind) {
     case COX_EXCHANGE_ALLTOALL: return &cox__backend_alltoall;
     case COX_EXCHANGE_ALLTOALLV: return &cox__backend_alltoallv;
-    case COX_EXCHANGE_SELF: return &cox__backend_self;
+    case COX_EXCHANGE_SELF: return &backend_self;
     case COX_EXCHANGE_SPARSE:
     case COX_EXCHANGE_AUTO: break;
     }
@@ -221,7 +221,7 @@ static const cox__backend *backend_of(cox_exchange_kind kind)
 static cox_status choose_backend(cox_exchange *x)
 {
     const cox__backend *chosen = backend_of(x->options.kind);
-    if (x->cluster->size == 1) chosen = &cox__backend_self;
+    if (x->cluster->size == 1) chosen = &backend_self;
     cox_status status = COX_OK;
     if (x->options.kind == COX_EXCHANGE_AUTO && x->cluster->size > 1 && x->cluster->n_coordinators == 1) {
         status = cox__exchange_calibrate(x, &chosen);
@@ -293,13 +293,12 @@ const cox_counters *cox_exchange_counters(const cox_exchange *x)
 /* --- Computing --- */
 
 /* The work of one packed segment. */
-static cox_work work_of(const cox_exchange *x, const int32_t *segment, float *replies)
+static cox_work work_of(const int32_t *segment, float *replies)
 {
     const cox__header *h = (const cox__header *)(const void *)segment;
     const int32_t *route_offsets = segment + COX__HEADER_WORDS;
     const int32_t *experts = route_offsets + h->n_rows + 1;
     size_t rows = align_words((size_t)(experts + h->n_routes - segment));
-    (void)x;
     return (cox_work){.layer = h->layer,
                       .n_rows = h->n_rows,
                       .n_routes = h->n_routes,
@@ -378,7 +377,7 @@ void cox__lane_compute(cox_exchange *x, cox__lane *lane)
                                                (int)lane->coordinator, (int)lane->slot, (int)h->n_rows,
                                                (int)h->n_routes));
     }
-    cox_work work = work_of(x, lane->inbox, lane->outbox + COX__WORD_ALIGN);
+    cox_work work = work_of(lane->inbox, lane->outbox + COX__WORD_ALIGN);
     lane->n_outputs = h->n_routes;
     cox_status status = compute(x, &work);
     cox__reply_header reply = {
@@ -471,8 +470,8 @@ cox_status cox_exchange_dispatch_end(cox_exchange *x, int32_t slot_index)
         return cox_fail(COX_INVALID, "dispatch_end in slot %d without a dispatch", (int)slot_index);
     if (!slot->has_own) return COX_OK;
     slot->has_own = false;
-    cox_work work = work_of(x, slot->outbox + slot->segments[x->own],
-                            cox__reply_place(x, slot, x->own) + COX__REPLY_WORDS);
+    cox_work work =
+        work_of(slot->outbox + slot->segments[x->own], cox__reply_place(x, slot, x->own) + COX__REPLY_WORDS);
     return compute(x, &work);
 }
 

@@ -1,6 +1,7 @@
 /*
- * Rows to the experts and their outputs back. One interface, three back-ends (self, alltoall, sparse) with
- * bit-identical results. The coordinator's side of one micro-batch in one layer, in a slot of its own:
+ * Rows to the experts and their outputs back. One interface, several back-ends (self, sparse, alltoall and
+ * its twin alltoallv) with bit-identical results. The coordinator's side of one micro-batch in one layer, in
+ * a slot of its own:
  *
  *   cox_dispatch_plan_build   who gets which rows (pure)
  *   cox_exchange_dispatch_begin  packs the rows and starts sending them
@@ -87,9 +88,10 @@ cox_status cox_exchange_create(cox_exchange **exchange, cox_cluster *cluster,
                                const cox_exchange_options *options);
 void cox_exchange_destroy(cox_exchange *exchange); /* Collective. NULL is allowed. */
 const char *cox_exchange_name(
-    const cox_exchange *exchange); /* "self", "alltoall", "sparse": what auto chose */
+    const cox_exchange *exchange); /* "self", "sparse", "alltoall" or "alltoallv": what auto chose */
 
-/* Who gets which rows. Allocated once by create_plan for max_rows, rebuilt for every dispatch. */
+/* Who gets which rows. Allocated once by cox_dispatch_plan_create for max_rows, rebuilt for every
+ * dispatch. */
 typedef struct cox_dispatch_plan {
     int32_t n_rows, top_k, n_destinations;
     const int32_t *destinations; /* [n_destinations] MPI ranks, the cluster's expert ranks */
@@ -109,7 +111,9 @@ void cox_dispatch_plan_build(cox_dispatch_plan *plan, const cox_placement *place
                              const cox_expert_id *experts, int32_t n_rows);
 
 /* rows: [plan->n_rows, row_width] f32 in token order; may be reused as soon as dispatch_begin returns. None
- * takes heap memory. Errors: PEER (a rank's status came with a header; message set). Only on coordinators. */
+ * takes heap memory. Errors: INVALID (calls out of order); of this rank's own host, from dispatch_end, or
+ * from combine_end if that was left out; PEER from combine_end (another host's status came with its reply;
+ * message set). Only on coordinators. */
 cox_status cox_exchange_dispatch_begin(cox_exchange *exchange, int32_t slot, int32_t layer,
                                        const cox_dispatch_plan *plan, const float *rows);
 cox_status cox_exchange_dispatch_end(cox_exchange *exchange, int32_t slot);

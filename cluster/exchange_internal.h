@@ -66,8 +66,7 @@ typedef struct cox__backend {
     void (*last)(cox_exchange *x);  /* a coordinator dispatches no more */
 } cox__backend;
 
-extern const cox__backend cox__backend_self, cox__backend_sparse, cox__backend_alltoall,
-    cox__backend_alltoallv;
+extern const cox__backend cox__backend_sparse, cox__backend_alltoall, cox__backend_alltoallv;
 
 struct cox_exchange {
     cox_cluster *cluster;
@@ -93,7 +92,7 @@ struct cox_exchange {
     cox_counters counters;
 };
 
-/* Computes the message in lane->inbox into lane->outbox, header included; *words: what to send from
+/* Computes the message in lane->inbox into lane->outbox, header included; what to send begins at
  * cox__lane_reply(). A failure of the host is put into the reply header, its text is sent by itself.
  */
 void cox__lane_compute(cox_exchange *x, cox__lane *lane);

@@ -108,10 +108,9 @@ void cox__starting_end(cox__starting *starting);
 
 cox_status cox__pulse_create(cox_cluster *cluster);
 void cox__pulse_destroy(cox_cluster *cluster);
-void cox__pulse_send(cox_cluster *cluster);                /* to all that may wait for this rank */
-void cox__pulse_poll(cox_cluster *cluster);                /* takes in what has arrived */
-void cox__pulse_heard(cox_cluster *cluster, int32_t rank); /* any other message is a sign of life too */
-void cox__pulse_look(cox_cluster *cluster, double now_s);  /* moves observed time */
+void cox__pulse_send(cox_cluster *cluster);               /* to all that may wait for this rank */
+void cox__pulse_poll(cox_cluster *cluster);               /* takes in what has arrived */
+void cox__pulse_look(cox_cluster *cluster, double now_s); /* moves observed time */
 
 cox_status cox__mail_create(cox_cluster *cluster);
 void cox__mail_destroy(cox_cluster *cluster);

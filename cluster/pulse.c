@@ -21,11 +21,6 @@ void cox__pulse_look(cox_cluster *c, double now_s)
     c->pulse.looked_s = now_s;
 }
 
-void cox__pulse_heard(cox_cluster *c, int32_t rank)
-{
-    c->pulse.heard_s[rank] = c->pulse.clock_s;
-}
-
 void cox__pulse_poll(cox_cluster *c)
 {
     cox__pulse *p = &c->pulse;
@@ -36,7 +31,7 @@ void cox__pulse_poll(cox_cluster *c)
         MPI_Testsome(COX__PULSE_INBOX, p->receives, &n, done, MPI_STATUSES_IGNORE);
         for (int i = 0; i < n; i++) {
             const cox__pulse_message *message = &p->inbox[done[i]];
-            cox__pulse_heard(c, message->rank);
+            p->heard_s[message->rank] = p->clock_s;
             memcpy(p->heard[message->rank], message->what, COX__WHAT_BYTES);
             MPI_Start(&p->receives[done[i]]);
         }

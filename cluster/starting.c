@@ -245,7 +245,7 @@ static void *watch(void *context)
 
 /* --- Its beginning and end --- */
 
-static void release(cox__starting *s)
+static void starting_release(cox__starting *s)
 {
     if (s->end >= 0) close(s->end);
     free(s->peers);
@@ -265,7 +265,7 @@ cox_status cox__starting_begin(cox__starting **starting, double limit_s)
     bool has_thread = s->end >= 0 && pthread_create(&s->thread, NULL, watch, s) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!has_thread) {
-        release(s);
+        starting_release(s);
         return cox_fail(COX_NO_MEMORY, "cannot start the thread that watches over the start");
     }
     pthread_setname_np(s->thread, THREAD_NAME);
@@ -278,5 +278,5 @@ void cox__starting_end(cox__starting *s)
     if (!s) return;
     const uint64_t one = 1;
     if (write(s->end, &one, sizeof one) == (ssize_t)sizeof one) pthread_join(s->thread, NULL);
-    release(s);
+    starting_release(s);
 }

@@ -161,7 +161,7 @@ static size_t take_buffers(cox_engine *e, cox_arena *arena, int32_t n_threads, b
     e->route_scratch = TAKE(threads, e->route_scratch_bytes);
     e->route_effects = TAKE(threads * COX_PLAN_MAX_INTERVENTIONS, sizeof(cox_steer_effect));
     int32_t widest = max3(model->d_model, (int32_t)q_width, model->d_dense);
-    e->matmul_scratch = TAKE(cox_matmul_scratch_bytes(e->kernels, n_threads, widest, (int32_t)head_rows), 1);
+    e->matmul_scratch = TAKE(cox_matmul_scratch_bytes(e->kernels, n_threads, widest), 1);
 #undef TAKE
     return sum;
 }

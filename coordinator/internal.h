@@ -114,12 +114,12 @@ struct cox_engine {
     float *cosine, *sine; /* [max_rows, n_rot/2] */
     float *rotary;        /* [n_rotary, 2, n_rot/2] cosine and sine by position, as they come up */
     int32_t n_rotary, n_rotary_known;
-    float *normed;                     /* [slot_rows, row_width] */
+    float *normed;                     /* [slot_rows or COX__HEAD_ROWS if that is more, row_width] */
     float *q, *heads;                  /* [slot_rows, n_heads*head_dim] queries; attention output before o */
     float *k, *v;                      /* [slot_rows, n_kv_heads*head_dim] */
     float *projected;                  /* [slot_rows, d_model] output of o, of down, of combine */
     float *router_logits;              /* [slot_rows, n_experts] */
-    float *router_scratch;             /* [slot_rows, n_experts] */
+    float *router_scratch;             /* [slot_rows, cox_routes_scratch_floats] */
     float *gate, *up;                  /* [slot_rows, d_dense] of dense layers, or NULL */
     cox_attention_job *attention_jobs; /* [slot_rows * n_kv_heads] */
     float *logits;                     /* [COX__HEAD_ROWS, vocab_size] */

@@ -11,14 +11,14 @@
 
 #include "coordinator/kv_internal.h"
 
-size_t cox_kv_block_floats(const cox_kv_shape *shape)
+static size_t block_floats(const cox_kv_shape *shape)
 {
     return 2 * (size_t)shape->n_kv_heads * COX_KV_BLOCK * (size_t)shape->head_dim;
 }
 
 size_t cox_kv_page_bytes(const cox_kv_shape *shape)
 {
-    return (size_t)shape->n_layers * cox_kv_block_floats(shape) * sizeof(float);
+    return (size_t)shape->n_layers * block_floats(shape) * sizeof(float);
 }
 
 size_t cox_kv_cache_bytes(const cox_kv_shape *shape)
@@ -33,7 +33,7 @@ cox_status cox_kv_cache_create(cox_kv_cache **cache, cox_arena *arena, const cox
     cox_kv_cache *c = cox_arena_alloc(arena, sizeof *c);
     if (!c) return COX_NO_MEMORY;
     size_t n_blocks = (size_t)shape->n_pages * (size_t)shape->n_layers;
-    *c = (cox_kv_cache){.shape = *shape, .block_floats = cox_kv_block_floats(shape), .step = 1};
+    *c = (cox_kv_cache){.shape = *shape, .block_floats = block_floats(shape), .step = 1};
     c->pool = cox_arena_array(arena, n_blocks * c->block_floats, sizeof(float));
     c->free_blocks = cox_arena_array(arena, n_blocks, sizeof(int32_t));
     c->n_users = cox_arena_array(arena, n_blocks, sizeof(int32_t));

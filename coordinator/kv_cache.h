@@ -31,8 +31,7 @@ typedef struct cox_kv_shape {
     bool has_prefix_reuse;
 } cox_kv_shape;
 
-/* Floats of one block, and bytes of one page over all layers, of keys and values and of residual rows. */
-size_t cox_kv_block_floats(const cox_kv_shape *shape);
+/* Bytes of one page over all layers, of keys and values and of residual rows. */
 size_t cox_kv_page_bytes(const cox_kv_shape *shape);
 size_t cox_kv_residual_page_bytes(const cox_kv_shape *shape);
 /* Bytes that create takes. */

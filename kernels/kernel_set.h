@@ -1,7 +1,7 @@
 /*
  * Inside kernels/ only: what a set of kernels is made of, and the pool of matmul tiles. A set is a table
  * of functions, each of which computes exactly what its reference (*_ref.c) computes. The public functions
- * of kernels.h go through the table in dispatch.c; matmul.c cuts all jobs of a call into tiles.
+ * of kernels.h go through the table in select.c; matmul.c cuts all jobs of a call into tiles.
  */
 #ifndef COX_KERNELS_KERNEL_SET_H
 #define COX_KERNELS_KERNEL_SET_H

@@ -109,13 +109,12 @@ const char *cox_cpu_features(void);
 
 /*
  * Scratch that cox_matmul needs for any jobs whose matrices have at most max_cols columns (panels of widened
- * weights, packed or rounded activations), when n_threads >= omp_get_max_threads() at the call. max_rows,
- * the rows of the largest job, is not used by the present sets: they work in chunks of rows. scratch may be
+ * weights, packed or rounded activations), when n_threads >= omp_get_max_threads() at the call; jobs of any
+ * number of rows, since they are worked in chunks. scratch may be
  * unaligned and need not be cleared. cox_matmul runs all jobs in one OpenMP parallel region, the output
  * tiles of all jobs being one pool of work.
  */
-size_t cox_matmul_scratch_bytes(const cox_kernels *kernels, int n_threads, int32_t max_cols,
-                                int32_t max_rows);
+size_t cox_matmul_scratch_bytes(const cox_kernels *kernels, int n_threads, int32_t max_cols);
 void cox_matmul(const cox_kernels *kernels, const cox_matmul_job *jobs, int32_t n_jobs, void *scratch);
 
 /* Every job is one unit of an OpenMP parallel loop. */
@@ -143,10 +142,9 @@ void cox_swiglu_clamped(const cox_kernels *kernels, float *y, const float *gate,
 void cox_rope(const cox_kernels *kernels, float *x, const float *cosine, const float *sine, int32_t n_rot);
 
 /* Scalars of the same arithmetic, the same bits everywhere: exp within 1 ulp of f32 (0 below -104,
- * infinite above 88.73), log 0.51 ulp, sigmoid 2.5 ulp. NaN gives NaN; which NaN is not defined, here and
+ * infinite above 88.73), sigmoid 2.5 ulp. NaN gives NaN; which NaN is not defined, here and
  * in all kernels. */
 float cox_exp(float x);
-float cox_log(float x);
 float cox_sigmoid(float x);
 /* f64 functions for tables and samplers; own code, so the same bits on every CPU and libm. Within 1.5 ulp
  * of f64, sincos for |x| <= 2^20. */

@@ -60,9 +60,8 @@ static layout layout_of(const cox_kernels *kernels, int32_t max_cols)
     return l;
 }
 
-size_t cox_matmul_scratch_bytes(const cox_kernels *kernels, int n_threads, int32_t max_cols, int32_t max_rows)
+size_t cox_matmul_scratch_bytes(const cox_kernels *kernels, int n_threads, int32_t max_cols)
 {
-    (void)max_rows;
     return (size_t)n_threads * layout_of(kernels, max_cols).end * sizeof(float) + ALIGN_BYTES;
 }
 

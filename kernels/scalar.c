@@ -57,11 +57,6 @@ float cox_sigmoid(float x)
     return top / (1.0f + e);
 }
 
-float cox_log(float x)
-{
-    return (float)cox_log_f64((double)x);
-}
-
 float cox_bf16_to_f32(uint16_t bits)
 {
     return float_of_bits((uint32_t)bits << 16);

@@ -5,10 +5,11 @@
  * Where the families to come will put what these four do not have:
  * - Shared experts (Qwen2-MoE, DeepSeek, GLM-4.5): three rows in layer_tensors under a new presence
  *   COX__WITH_SHARED (and one for Qwen2's shared_expert_gate) that fill a cox_ffn_weights `shared` in
- *   cox_layer_weights; cox_model.d_shared is read in `configure`.
+ *   cox_layer_weights; its width becomes a field of cox_model, read in `configure`.
  * - Group-limited and sigmoid routing (DeepSeek-V2 and V3, GLM-4.5), sparsemixer (Phi-3.5): the rules are in
  *   model/route_rules.c already; `configure` sets cox_router_rule and its numbers in cox_router_config; the
- *   score-correction bias is a row in layer_tensors, and coordinator/router.c passes it on.
+ *   score-correction bias is a row in layer_tensors, which coordinator/router.c must be given and pass on (it
+ *   passes NULL).
  * - MLA (DeepSeek): rows in layer_tensors for the low-rank projections, presence COX__WITH_MLA in place
  *   of q, k, v, and their ranks as new cox__dim values; attention chooses by a field of cox_model.
  * - Granite's multipliers: floats in cox_model, read in `configure`. Its fused expert tensors are another

@@ -72,7 +72,6 @@ typedef struct cox_model {
     int32_t n_layers, d_model, n_heads, n_kv_heads, head_dim, vocab_size, max_positions;
     int32_t d_expert; /* width of one expert's FFN */
     int32_t d_dense;  /* width of the dense layers' FFN; 0 when there are none */
-    int32_t d_shared; /* width of the shared expert; 0: none (all families so far) */
     float rms_eps;
     float attention_scale; /* of the scores */
     float clip_qkv;        /* q and k (after their norms) and v are clamped to +-this, before RoPE; 0: no */

@@ -16,7 +16,8 @@ typedef struct binder {
     const char *prefix; /* "model." or "" */
 } binder;
 
-int64_t cox__model_dim(const cox_model *m, cox__dim dim)
+/* The number that a dimension stands for. */
+static int64_t dim_of(const cox_model *m, cox__dim dim)
 {
     switch (dim) {
     case COX__NONE: return 1;
@@ -137,7 +138,7 @@ static cox_status bind_own(const binder *b, int32_t layer, const cox_tensor **ow
                 "%s: tensor \"%s\" is there, but config.json says \"attention_bias\": false; " ADVICE,
                 extra->shard, extra->name);
         }
-        int64_t shape[2] = {cox__model_dim(m, spec->rows), cox__model_dim(m, spec->cols)};
+        int64_t shape[2] = {dim_of(m, spec->rows), dim_of(m, spec->cols)};
         own[i] = find_in_layer(b, layer, spec->name, "");
         if (!own[i]) return missing(b, name);
         cox_status status = check(own[i], shape, spec->cols == COX__NONE ? 1 : 2);

@@ -39,7 +39,4 @@ typedef struct cox__bound {
  * Errors: BAD_FILE (naming shard, tensor, wanted and found), NO_MEMORY. */
 cox_status cox__model_bind(cox_model *model, bool is_tied, bool is_mxfp4);
 
-/* The number that a dimension stands for. */
-int64_t cox__model_dim(const cox_model *model, cox__dim dim);
-
 #endif

@@ -118,7 +118,6 @@ cox_status cox__append_newer(cox__buffer *out, const char *property, size_t n);
 
 /* The GPT-2 alphabet: every byte as one printable code point, at most 0x143. */
 enum { COX__BYTE_ALPHABET = 0x144 };
-uint32_t cox__byte_to_char(uint8_t byte);
 int cox__char_to_byte(uint32_t code_point); /* -1: not in the alphabet */
 /* Appends `n` bytes in that alphabet, as UTF-8. */
 cox_status cox__append_byte_level(cox__buffer *out, const char *bytes, size_t n);

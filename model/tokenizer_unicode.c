@@ -186,7 +186,7 @@ static bool byte_prints(uint32_t byte)
     return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
 }
 
-uint32_t cox__byte_to_char(uint8_t byte)
+static uint32_t byte_to_char(uint8_t byte)
 {
     if (byte_prints(byte)) return byte;
     if (byte <= 0x20) return 0x100u + byte;         /* 0x00..0x20 -> 0x100..0x120 */
@@ -208,7 +208,7 @@ cox_status cox__append_byte_level(cox__buffer *out, const char *bytes, size_t n)
     if (!with_room) return COX_NO_MEMORY;
     out->bytes = with_room;
     for (size_t i = 0; i < n; i++) {
-        uint32_t c = cox__byte_to_char((uint8_t)bytes[i]);
+        uint32_t c = byte_to_char((uint8_t)bytes[i]);
         if (c < 0x80) {
             out->bytes[out->n++] = (char)c;
         } else {

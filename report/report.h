@@ -304,7 +304,6 @@ void cox_report_print_operation(FILE *file, const cox_report_cell *cell); /* "ad
 void cox_report_print_group(FILE *file, const cox_report_cell *cell);
 /* Where and how, for people who want to find it again. */
 void cox_report_print_how(FILE *file, const cox_report_cell *cell);
-void cox_report_print_positions(FILE *file, const cox_report_cell *cell);
 const char *cox_report_control_words(const char *kind); /* "random direction of the same norm" */
 /* "answered 3% to 96%", with an arrow for the to. */
 void cox_report_print_change(FILE *file, const char *label, double before, double after);

@@ -98,7 +98,7 @@ void cox_report_print_points(FILE *file, const cox_interval *p)
 }
 
 /* A word, or compact JSON such as {"last":2}. */
-void cox_report_print_positions(FILE *file, const cox_report_cell *c)
+static void print_positions(FILE *file, const cox_report_cell *c)
 {
     char text[200];
     size_t n = 0;
@@ -149,7 +149,7 @@ void cox_report_print_how(FILE *file, const cox_report_cell *c)
     fputs(", strength ", file);
     cox_report_print_strength(file, c->strength);
     fputs(", positions ", file);
-    cox_report_print_positions(file, c);
+    print_positions(file, c);
     cox_report_print_source(file, c);
 }
 
@@ -159,7 +159,7 @@ void cox_report_print_group(FILE *file, const cox_report_cell *c)
     fputs(": ", file);
     cox_report_print_operation(file, c);
     fputs(", positions ", file);
-    cox_report_print_positions(file, c);
+    print_positions(file, c);
 }
 
 void cox_report_panel_begin(FILE *file, const cox_report *r, const cox_report_group *g, bool is_open)

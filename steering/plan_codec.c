@@ -24,7 +24,7 @@ static void *take(size_t n, size_t size)
     return calloc(n ? n : 1, size);
 }
 
-static void release(packer *p)
+static void packer_release(packer *p)
 {
     for (size_t i = 0; i < p->out.n_routes; i++) {
         for (size_t l = 0; l < p->routes[i].n_layers; l++) free(p->routes[i].layers[l]);
@@ -40,7 +40,7 @@ static void release(packer *p)
     free(p->interventions);
 }
 
-static bool prepare(packer *p, const cox_plan *plan)
+static bool packer_prepare(packer *p, const cox_plan *plan)
 {
     size_t n = (size_t)plan->n;
     *p = (packer){.plan = plan, .out = COX__PLAN__INIT};
@@ -180,7 +180,7 @@ cox_status cox_plan_pack(const cox_plan *plan, cox_hosts_function *hosts, void *
                          size_t *n_bytes, int32_t *n_kept)
 {
     packer p;
-    cox_status status = prepare(&p, plan) ? fill(&p, hosts, context) : COX_NO_MEMORY;
+    cox_status status = packer_prepare(&p, plan) ? fill(&p, hosts, context) : COX_NO_MEMORY;
     size_t n = status == COX_OK ? cox__plan__get_packed_size(&p.out) : 0;
     uint8_t *bytes = status == COX_OK ? malloc(n ? n : 1) : NULL;
     if (bytes) {
@@ -191,7 +191,7 @@ cox_status cox_plan_pack(const cox_plan *plan, cox_hosts_function *hosts, void *
     } else {
         status = cox_fail(COX_NO_MEMORY, "out of memory for packing plan \"%s\"", plan->name);
     }
-    release(&p);
+    packer_release(&p);
     return status;
 }
 

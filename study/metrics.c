@@ -9,7 +9,8 @@
 
 /* --- Logits --- */
 
-double cox_log_sum_exp(const float *logits, int32_t n)
+/* log sum_i exp(logits[i]) */
+static double log_sum_exp(const float *logits, int32_t n)
 {
     double result[2];
     cox_log_sum_exps(logits, NULL, n, result);
@@ -34,7 +35,7 @@ double cox_log_odds(const float *logits, const uint8_t *in_set, int32_t n)
 
 bool cox_softmax_f64(const float *logits, int32_t n, double *p, double *log_p)
 {
-    double whole = cox_log_sum_exp(logits, n);
+    double whole = log_sum_exp(logits, n);
     if (!isfinite(whole)) return false;
     for (int32_t i = 0; i < n; i++) {
         log_p[i] = isinf(logits[i]) ? -INFINITY : (double)logits[i] - whole;
@@ -52,7 +53,7 @@ double cox_kl_from(const double *p, const double *log_p, const float *steered, d
 
 double cox_kl_divergence(const float *clean, const float *steered, int32_t n)
 {
-    double from_clean = cox_log_sum_exp(clean, n), from_steered = cox_log_sum_exp(steered, n), sum = 0;
+    double from_clean = log_sum_exp(clean, n), from_steered = log_sum_exp(steered, n), sum = 0;
     if (!isfinite(from_clean) || !isfinite(from_steered)) return NAN;
     for (int32_t i = 0; i < n; i++) {
         if (isinf(clean[i])) continue; /* p = 0 */
@@ -65,7 +66,7 @@ double cox_kl_divergence(const float *clean, const float *steered, int32_t n)
 
 double cox_log_probability(const float *logits, int32_t n, int32_t id)
 {
-    return (double)logits[id] - cox_log_sum_exp(logits, n);
+    return (double)logits[id] - log_sum_exp(logits, n);
 }
 
 double cox_perplexity(double sum_log_p, int64_t n_tokens)
@@ -85,7 +86,10 @@ cox_interval cox_interval_wilson(int64_t hits, int64_t n)
                           .high = hits == n ? 1 : centre + reach};
 }
 
-void cox_resample(cox_random *random, int32_t n, int32_t *counts)
+/* One bootstrap sample of n > 0 units: [out] counts [n], how often each of them is drawn; n numbers of the
+ * generator. Statistics of several groups draw their samples one after the other from one generator, group by
+ * group, sample by sample. */
+static void resample(cox_random *random, int32_t n, int32_t *counts)
 {
     memset(counts, 0, (size_t)n * sizeof *counts);
     for (int32_t i = 0; i < n; i++) counts[cox_random_below(random, n)]++;
@@ -105,7 +109,10 @@ static double quantile(const double *sorted, int32_t n, double q)
     return sorted[i] + (sorted[i + 1] - sorted[i]) * (at - (double)i);
 }
 
-void cox_interval_percentile(double *statistics, int32_t n, cox_interval *interval)
+/* The 2.5% and 97.5% points of n > 0 statistics of bootstrap samples, linear between order statistics
+ * (numpy.quantile's default); the percentile interval. [in/out] statistics: sorted here. interval->value
+ * stays. */
+static void find_percentiles(double *statistics, int32_t n, cox_interval *interval)
 {
     qsort(statistics, (size_t)n, sizeof *statistics, compare);
     interval->low = quantile(statistics, n, 0.025);
@@ -137,11 +144,11 @@ cox_status cox_interval_mean(const double *values, int32_t n, const cox_bootstra
     cox_random random = {bootstrap->seed};
     for (int32_t i = 0; i < n; i++) sum += values[i];
     for (int32_t r = 0; r < bootstrap->n_resamples; r++) {
-        cox_resample(&random, n, counts);
+        resample(&random, n, counts);
         means[r] = weighted_sum(values, counts, n) / (double)n;
     }
     interval->value = sum / (double)n;
-    cox_interval_percentile(means, bootstrap->n_resamples, interval);
+    find_percentiles(means, bootstrap->n_resamples, interval);
     free(means);
     free(counts);
     return COX_OK;
@@ -169,7 +176,7 @@ cox_status cox_ratio_samples_draw(cox_ratio_samples *samples, const double *cons
         for (int g = 0; g < 2; counts += n[g], g++) {
             double *sum = &samples->sums[2 * r + (size_t)g];
             while (!(*sum > 0)) {
-                cox_resample(&random, n[g], counts);
+                resample(&random, n[g], counts);
                 *sum = weighted_sum(whole[g], counts, n[g]);
             }
         }
@@ -200,6 +207,6 @@ cox_interval cox_interval_ratios(cox_ratio_samples *samples, const double *const
         samples->statistics[r] = a - b;
     }
     cox_interval interval = {.value = ratio[0] - ratio[1]};
-    cox_interval_percentile(samples->statistics, samples->n_resamples, &interval);
+    find_percentiles(samples->statistics, samples->n_resamples, &interval);
     return interval;
 }

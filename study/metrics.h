@@ -15,9 +15,6 @@
 
 /* --- Logits [n]; those that are NaN make the result NaN, -infinity is a token of probability 0. --- */
 
-/* log sum_i exp(logits[i]) */
-double cox_log_sum_exp(const float *logits, int32_t n);
-
 /*
  * log P(T) - log P(not T), T the tokens with in_set[i] != 0, P the softmax of the logits: log-sum-exp over T
  * less log-sum-exp over the rest, which keeps its digits where P(T) is close to 0 or 1. (Arditi et al.
@@ -25,7 +22,7 @@ double cox_log_sum_exp(const float *logits, int32_t n);
  */
 double cox_log_odds(const float *logits, const uint8_t *in_set, int32_t n);
 /* The same, and [out] *whole: log-sum-exp of all, from the two parts (so with other roundings than
- * cox_log_sum_exp), which spares a pass over the logits. */
+ * in one), which spares a pass over the logits. */
 double cox_log_odds_of(const float *logits, const uint8_t *in_set, int32_t n, double *whole);
 
 /* KL(p || q) = sum_i p_i (log p_i - log q_i), p and q the softmax of clean and steered logits, in nats; at
@@ -55,20 +52,6 @@ typedef struct cox_interval {
 
 /* A rate of n > 0 independent trials (Wilson 1927): value hits / n; the ends are within [0, 1]. */
 cox_interval cox_interval_wilson(int64_t hits, int64_t n);
-
-/*
- * One bootstrap sample of n > 0 units: [out] counts [n], how often each of them is drawn; n numbers of the
- * generator. Statistics of several groups draw their samples one after the other from one generator, group by
- * group, sample by sample.
- */
-void cox_resample(cox_random *random, int32_t n, int32_t *counts);
-
-/*
- * The 2.5% and 97.5% points of n > 0 statistics of bootstrap samples, linear between order statistics
- * (numpy.quantile's default); the percentile interval. [in/out] statistics: sorted here. interval->value
- * stays.
- */
-void cox_interval_percentile(double *statistics, int32_t n, cox_interval *interval);
 
 typedef struct cox_bootstrap {
     uint64_t seed;       /* 0 */

@@ -96,7 +96,8 @@ void cox_pass_work_free(cox_pass_work *work)
     *work = (cox_pass_work){0};
 }
 
-cox_status cox_pass_blame(const char *const *paths, const cox_pass_prompt *prompt, cox_status status)
+/* Puts the prompt's file and line before the message. */
+static cox_status blame(const char *const *paths, const cox_pass_prompt *prompt, cox_status status)
 {
     return cox_fail_in(status, "%s: line %d", paths[prompt->file], (int)prompt->line);
 }
@@ -210,7 +211,7 @@ static cox_status submit_next(pass *p)
         cox_status status =
             cox_fail(COX_INVALID, "the prompt has %d tokens, so none is number %d from its end", (int)n,
                      (int)p->farthest);
-        return cox_pass_blame(p->paths, prompt, status);
+        return blame(p->paths, prompt, status);
     }
     one->is_done = false;
     one->observation.positions = p->question->n_positions
@@ -225,7 +226,7 @@ static cox_status submit_next(pass *p)
                                           .logits_from = n - 1,
                                           .observation = &one->observation};
     cox_status status = cox_engine_submit(p->engine, &request);
-    if (status != COX_OK) return cox_pass_blame(p->paths, prompt, status);
+    if (status != COX_OK) return blame(p->paths, prompt, status);
     p->n_submitted++;
     return COX_OK;
 }
@@ -241,7 +242,7 @@ static cox_status finish_next(pass *p)
 {
     const cox_pass_prompt *prompt = &p->mine[p->n_finished++];
     cox_status status = p->sink->done(p->sink->context, prompt);
-    return status == COX_OK ? status : cox_pass_blame(p->paths, prompt, status);
+    return status == COX_OK ? status : blame(p->paths, prompt, status);
 }
 
 static bool has_more(const void *context)

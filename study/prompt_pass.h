@@ -69,9 +69,6 @@ cox_status cox_pass_run(cox_run *run, const cox_pass_work *work, const cox_pass_
                         const int32_t *blocks, const char *const *paths, const cox_pass_sink *sink,
                         cox_status status);
 
-/* Puts the prompt's file and line before the message. */
-cox_status cox_pass_blame(const char *const *paths, const cox_pass_prompt *prompt, cox_status status);
-
 /* Is this prompt run here? */
 static inline bool cox_pass_is_mine(const cox_run *run, int32_t block)
 {

@@ -23,7 +23,7 @@ void cox_worker_plans_destroy(cox_worker_plans *plans); /* NULL is allowed */
 cox_status cox_worker_plans_steer(cox_worker_plans *plans, const cox_work *work,
                                   const cox_expert_id *experts);
 
-/* Plans held now, bytes of their vectors, and rows that their interventions touched so far. */
+/* Plans held now, and rows that interventions have touched so far, of all plans. For tests. */
 int32_t cox_worker_plans_count(const cox_worker_plans *plans);
 uint64_t cox_worker_plans_n_hits(const cox_worker_plans *plans);
 

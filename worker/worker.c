@@ -44,7 +44,7 @@ struct cox_worker {
 static size_t matmul_bytes(const cox_model *model, const cox_kernels *kernels, int32_t n_threads)
 {
     int32_t widest = model->d_model > model->d_expert ? model->d_model : model->d_expert;
-    return cox_matmul_scratch_bytes(kernels, n_threads, widest, piece_routes(model));
+    return cox_matmul_scratch_bytes(kernels, n_threads, widest);
 }
 
 size_t cox_worker_scratch_bytes(const cox_model *model, const cox_kernels *kernels, int32_t n_threads)

@@ -106,7 +106,7 @@ static setup make_setup(const cox_kernels *set, cox_dtype dtype, int n_matrices,
                                      .n_rows = n_rows,
                                      .w = &s.w[m]};
     }
-    s.scratch = take(cox_matmul_scratch_bytes(set, n_threads, n_cols, n_rows));
+    s.scratch = take(cox_matmul_scratch_bytes(set, n_threads, n_cols));
     return s;
 }
 

@@ -99,7 +99,7 @@ static void run(const cox_kernels *set, const cox_matmul_job *jobs, int n_jobs, 
                 int n_threads)
 {
     omp_set_num_threads(n_threads);
-    size_t bytes = cox_matmul_scratch_bytes(set, n_threads, max_cols, 512);
+    size_t bytes = cox_matmul_scratch_bytes(set, n_threads, max_cols);
     uint8_t *scratch = malloc(bytes + 1 + GUARD);
     assert_non_null(scratch);
     memset(scratch, 0xff, bytes + 1 + GUARD); /* NaN wherever nothing was written */

@@ -34,7 +34,7 @@ static memory *make_memory(void)
 static void run(const cox_kernels *set, const cox_matmul_job *jobs, int n_jobs)
 {
     omp_set_num_threads(2);
-    void *scratch = malloc(cox_matmul_scratch_bytes(set, 2, MAX_COLS, MAX_ROWS));
+    void *scratch = malloc(cox_matmul_scratch_bytes(set, 2, MAX_COLS));
     assert_non_null(scratch);
     cox_matmul(set, jobs, n_jobs, scratch);
     free(scratch);
