@@ -51,6 +51,20 @@ double cox_counters_compute_s(const cox_counters *counters);
 /* Seconds on a monotonic clock. */
 double cox_now_s(void);
 
+/* Are stages timed? In a build with COX_STAGE_TIMES=OFF they are not, all seconds stay 0, and nothing of the
+ * timing is left: what it costs is measured against such a build (scripts/bench-stage-times). */
+#ifdef COX_NO_STAGE_TIMES
+enum { COX_HAS_STAGE_TIMES = 0 };
+#else
+enum { COX_HAS_STAGE_TIMES = 1 };
+#endif
+
+/* Where a span of a stage begins or ends. */
+static inline double cox_span_now_s(void)
+{
+    return COX_HAS_STAGE_TIMES ? cox_now_s() : 0;
+}
+
 /* Whose time it is now: one of the seconds of a cox_counters; NULL: nobody's. Zero it to begin with. */
 typedef struct cox_stage_clock {
     double *stage_s;
@@ -60,6 +74,7 @@ typedef struct cox_stage_clock {
 /* From now on time is stage_s's. Returns whose it was, to be entered again. */
 static inline double *cox_stage_enter(cox_stage_clock *clock, double *stage_s)
 {
+    if (!COX_HAS_STAGE_TIMES) return stage_s;
     double now_s = cox_now_s(), *before_s = clock->stage_s;
     if (before_s) *before_s += now_s - clock->since_s;
     *clock = (cox_stage_clock){stage_s, now_s};

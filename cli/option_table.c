@@ -316,6 +316,8 @@ const cox_option_row cox__option_table[] = {
      "none (default: an eighth of the KV cache, at most 64M)"},
     {"--stats", RUNS, COX_OPTION_FLAG, AT(has_stats), NULL, 0, 0, false,
      "a table per rank at the end, on standard error"},
+    {"--stats-json", RUNS, COX_OPTION_TEXT_VALUE, AT(stats_file), "FILE", 0, 0, false,
+     "that table, and all counters, as JSON in a file too"},
     {"--progress", RUNS, COX_OPTION_CHOICE, AT(progress), "auto|bar|log|none", 0, 0, false,
      "progress on standard error: a bar, or a line a minute (default auto: a bar on a terminal)"},
     {"--help", ALL, COX_OPTION_FLAG, AT(has_help), NULL, 0, 0, false, "this text"},

@@ -234,6 +234,7 @@ cox_status cox_options_parse(cox_options *options, int argc, char *const argv[])
         cox_status status = store(row, value, options);
         if (status != COX_OK) return status;
     }
+    if (options->stats_file) options->has_stats = true;
     return options->has_help ? COX_OK : check_required(options);
 }
 

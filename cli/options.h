@@ -62,7 +62,7 @@ typedef struct cox_options {
     const char *measure, *vector, *effects;
     /* input and output */
     const char *input, *output, *tokens, *tokens_file, *plan, *trace_folder;
-    const char *csv, *plot, *items;
+    const char *csv, *plot, *items, *stats_file;
     /* what to report */
     const char *sweep, *controls, *routes, *decomposition, *heldout, *title;
     /* what to judge */

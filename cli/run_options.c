@@ -45,5 +45,6 @@ cox_run_options cox_options_of_run(const cox_options *options)
                              .residual_memory_bytes = options->residual_memory_bytes,
                              .prompting = cox_options_of_prompting(options),
                              .renders_chats = true,
-                             .progress = progress_of(options->progress)};
+                             .progress = progress_of(options->progress),
+                             .stats_file = options->stats_file};
 }

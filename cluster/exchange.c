@@ -335,10 +335,10 @@ static cox_status compute(cox_exchange *x, const cox_work *work)
 {
     if (x->is_calibrating) return COX_OK;
     cox_cluster_keepalive(x->cluster, "computing experts");
-    double begin_s = cox_now_s();
+    double begin_s = cox_span_now_s();
     cox_status status = x->options.host.begin(x->options.host.context, work);
     if (status == COX_OK) status = await_host(x);
-    x->counters.experts_s += cox_now_s() - begin_s;
+    x->counters.experts_s += cox_span_now_s() - begin_s;
     x->counters.rows_served += (uint64_t)work->n_rows;
     x->counters.routes_served += (uint64_t)work->n_routes;
     return status;
@@ -441,7 +441,7 @@ cox_status cox_exchange_dispatch_begin(cox_exchange *x, int32_t slot_index, int3
         return cox_fail(COX_INVALID, "dispatch of %d rows, top-%d: the exchange was made for %d rows, top-%d",
                         (int)plan->n_rows, (int)plan->top_k, (int)x->options.max_rows, (int)x->options.top_k);
     }
-    double begin_s = cox_now_s();
+    double begin_s = cox_span_now_s();
     cox__slot *slot = &x->slots[slot_index];
     slot->is_busy = true;
     slot->layer = layer;
@@ -459,7 +459,7 @@ cox_status cox_exchange_dispatch_begin(cox_exchange *x, int32_t slot_index, int3
     slot->segments[x->n_destinations] = (int32_t)at;
     slot->has_own = x->own >= 0 && slot->segments[x->own + 1] > slot->segments[x->own];
     x->backend->dispatch(x, slot_index);
-    x->counters.dispatch_s += cox_now_s() - begin_s;
+    x->counters.dispatch_s += cox_span_now_s() - begin_s;
     return COX_OK;
 }
 
@@ -499,7 +499,7 @@ static void blame_coordinators(const cox_exchange *x)
 static void await(cox_exchange *x, int32_t slot)
 {
     if (x->backend->is_answered(x, slot)) return;
-    double begin_s = cox_now_s(), experts_s = x->counters.experts_s;
+    double begin_s = cox_span_now_s(), experts_s = x->counters.experts_s;
     cox__wait wait;
     cox__wait_begin(x->cluster, &wait);
     x->cluster->pulse.what = "waiting for the outputs of experts";
@@ -511,7 +511,7 @@ static void await(cox_exchange *x, int32_t slot)
             x->backend->blame(x, slot, &wait);
         }
     }
-    x->counters.wait_s += cox_now_s() - begin_s - (x->counters.experts_s - experts_s);
+    x->counters.wait_s += cox_span_now_s() - begin_s - (x->counters.experts_s - experts_s);
 }
 
 /* The first failure in the replies becomes this rank's status; the texts of all are taken in. */
@@ -590,18 +590,18 @@ cox_status cox_exchange_serve(cox_exchange *x)
         return finish_status(x); /* hosts nothing: only its own end counts */
     cox__wait wait;
     cox__wait_begin(x->cluster, &wait);
-    double idle_s = cox_now_s();
+    double idle_s = cox_span_now_s();
     for (;;) {
         if (x->backend->serve(x)) {
             cox__wait_begin(x->cluster, &wait);
             x->cluster->pulse.what = "waiting for rows";
-            idle_s = wait.begin_s;
+            idle_s = cox_span_now_s();
             continue;
         }
         take_finishes(x);
         if (x->n_finished == x->cluster->n_coordinators) break;
         bool ask = cox__wait_turn(x->cluster, &wait);
-        double now_s = cox_now_s();
+        double now_s = cox_span_now_s();
         x->counters.wait_s += now_s - idle_s;
         idle_s = now_s;
         for (int32_t c = 0; c < x->cluster->n_coordinators && ask; c++) {

@@ -30,6 +30,7 @@ typedef struct cox_run_options {
     cox_prompting prompting;
     bool renders_chats; /* cox_run_open starts what renders chat templates: before MPI, or not at all */
     cox_progress_style progress; /* of loading, on rank 0 */
+    const char *stats_file; /* where cox_run_close writes the table of ranks as JSON too; NULL: nowhere */
 } cox_run_options;
 
 /* One rank, one coordinator, no model yet. */

@@ -341,6 +341,11 @@ static void print_ranks(cox_run *run)
     if (status == COX_OK && all) {
         cox_table_print_ranks(stderr, all, run->layout.size, cox_exchange_name(run->exchange),
                               cox_kernels_name(run->kernels), run->layout.n_threads);
+        const char *path = run->options.stats_file;
+        if (path)
+            status = cox_table_write_ranks(path, all, run->layout.size, cox_exchange_name(run->exchange),
+                                           cox_kernels_name(run->kernels), run->layout.n_threads);
+        if (status != COX_OK) fprintf(stderr, "warning: %s\n", cox_status_message());
     }
     free(all);
     free(offsets);

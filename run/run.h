@@ -46,7 +46,8 @@ cox_status cox_run_agree(cox_run *run, cox_status mine);
  * Returns the status of the run. Every rank calls it. */
 cox_status cox_run_finish(cox_run *run, cox_status mine);
 
-/* Prints the table of ranks (when asked for) on rank 0's stderr and releases everything. Collective. */
+/* Prints the table of ranks (when asked for) on rank 0's stderr, writes it to the options' stats_file, if
+ * there is one, and releases everything. Collective. */
 void cox_run_close(cox_run *run, bool wants_table);
 
 /* The placement of a layout: round robin, or from a file (path not NULL) read by this process. [out] owned by

@@ -81,6 +81,12 @@ check "no tokens, no text" test "$(wc -c < "$work/none.txt")" = 1
 check "a row for each rank" test "$(grep -Ec '^ +[0-2]  .*MiB' "$work/table.txt")" = 3
 check "its stages" test "$(grep -Ec '^ +[0-2]( +[0-9]+[.][0-9]{3}){11}$' "$work/table.txt")" = 3
 check "the table is not text" cmp "$work/whole.txt" "$work/out.txt"
+"$coxswain" generate "${one[@]}" --ranks 3 --stats-json "$work/stats.json" > "$work/out.txt" 2> "$work/table.txt"
+check "with --stats-json too" cmp "$work/whole.txt" "$work/out.txt"
+check "a table beside the JSON" test "$(grep -Ec '^ +[0-2]  .*MiB' "$work/table.txt")" = 3
+check "an entry for each rank" test "$(grep -o '"role":"\(coordinator\|worker\)"' "$work/stats.json" | wc -l)" = 3
+check "rows of hosts" test "$(grep -Eo '"rows_served":[1-9]' "$work/stats.json" | wc -l)" = 2
+check "times of stages" test "$(grep -Eo '"(attention|experts)":(0[.][0-9]*[1-9]|[1-9])' "$work/stats.json" | wc -l)" -ge 3
 
 # What has no effect, or not the one that was meant, gets a line, once.
 warned() { # COUNT PATTERN ARGUMENTS...
