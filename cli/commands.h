@@ -1,30 +1,33 @@
-/* One function per subcommand; each returns the status that the program ends with. Errors have a message. */
+/* One function per command (cli/command_list.h), each returning the status that the program ends with. Errors
+ * have a message. On all ranks of a launch they are collective. */
 #ifndef COX_CLI_COMMANDS_H
 #define COX_CLI_COMMANDS_H
 
+#include "base/nearest.h"
 #include "base/status.h"
 #include "cli/options.h"
 
-/* On all ranks of a launch; Collective. */
-cox_status cox_command_generate(const cox_options *options);
-cox_status cox_command_batch(const cox_options *options);
-cox_status cox_command_logits(const cox_options *options);
-cox_status cox_command_direction(const cox_options *options);
-cox_status cox_command_sweep(const cox_options *options);
-cox_status cox_command_routes(const cox_options *options);
-cox_status cox_command_capture(const cox_options *options);
-cox_status cox_command_decompose(const cox_options *options);
-cox_status cox_command_bench(const cox_options *options);
-/* Without a model in one process. */
-cox_status cox_command_evaluate(const cox_options *options);
-
-/* In one process, without MPI. */
-cox_status cox_command_tokenize(const cox_options *options);
-cox_status cox_command_inspect(const cox_options *options);
-cox_status cox_command_report(const cox_options *options);
+#define X(NAME, name, place, drains, takes, usage, about) \
+    cox_status cox_command_##name(const cox_options *options);
+COX_COMMAND_LIST(X)
+#undef X
 cox_status cox_command_version(bool is_json);
-/* These have subcommands; argv: what stands behind the command's name. */
-cox_status cox_command_vector(int argc, char *const argv[]);
-cox_status cox_command_plan(int argc, char *const argv[]);
+
+/* "generate" and so on; find returns COX_COMMAND_NONE for an unknown name. */
+const char *cox_command_name(cox_command command);
+cox_command cox_command_find(const char *name);
+/* Their names, for a mistyped one. */
+void cox_command_offer(cox_nearest *nearest);
+/* Name and one line about each command; all about one. */
+void cox_command_print_list(FILE *file);
+void cox_command_print_about(cox_command command, FILE *file);
+
+/* Groups of options that it takes. */
+int cox_command_takes(cox_command command);
+/* Does it run in this process alone, with these options? */
+bool cox_command_is_local(const cox_options *options);
+/* Does it end early when it is asked to (cluster/drain.h)? */
+bool cox_command_drains(cox_command command);
+cox_status cox_command_run(const cox_options *options);
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "cli/commands.h"
 
 /* transformers' defaults for keys that are absent or null; temperature and top_k hold when do_sample is true.
  */

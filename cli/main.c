@@ -22,9 +22,6 @@ static void print_usage(FILE *file)
           "Runs Mixture-of-Experts language models over MPI ranks.\n\nCommands:\n",
           file);
     cox_command_print_list(file);
-    fputs("  vector    show, import, export, combine or draw steering vectors\n"
-          "  plan      check --model DIR PLAN.json: what a steering plan does, and on which ranks\n",
-          file);
     fputs("\ncoxswain COMMAND --help describes a command; coxswain --version [--json] names build, commit "
           "and CPU.\n",
           file);
@@ -51,13 +48,6 @@ static int finish(const char *name, cox_status status)
         cox_launch_part(speaks);
     }
     return cox_status_exit_code(status);
-}
-
-/* Commands that end early when they are asked to (cluster/drain.h). */
-static bool drains(const cox_options *options)
-{
-    return options->command == COX_COMMAND_BATCH || options->command == COX_COMMAND_SWEEP ||
-           options->command == COX_COMMAND_GENERATE;
 }
 
 /* Whether the model can be spread over so many ranks, before they are all started. A model that cannot be
@@ -92,7 +82,7 @@ static cox_status launch(const cox_options *options, int argc, char *argv[], int
         arguments[n++] = name;
         arguments[n++] = isatty(STDERR_FILENO) ? bar : log;
     }
-    double drain_s = drains(options) ? (double)options->drain_time_s + DRAIN_END_S : 0;
+    double drain_s = cox_command_drains(options->command) ? (double)options->drain_time_s + DRAIN_END_S : 0;
     cox_status status = cox_launch((int32_t)options->ranks, drain_s, n, arguments, exit_code);
     free(arguments);
     return status;
@@ -100,11 +90,8 @@ static cox_status launch(const cox_options *options, int argc, char *argv[], int
 
 static cox_status run(const cox_options *options, int argc, char *argv[], int *exit_code)
 {
-    bool is_local = options->command == COX_COMMAND_TOKENIZE || options->command == COX_COMMAND_INSPECT ||
-                    options->command == COX_COMMAND_REPORT ||
-                    (options->command == COX_COMMAND_EVALUATE && !options->model) ||
-                    (options->command == COX_COMMAND_BENCH && options->is_chat);
-    if (drains(options)) cox_drain_listen();
+    bool is_local = cox_command_is_local(options);
+    if (cox_command_drains(options->command)) cox_drain_listen();
     if (!is_local && options->ranks > 1 && !cox_launch_is_inside()) {
         cox_status status = check_ranks(options);
         return status == COX_OK ? launch(options, argc, argv, exit_code) : status;
@@ -113,22 +100,7 @@ static cox_status run(const cox_options *options, int argc, char *argv[], int *e
         cox_status status = cox_launch_prepare_environment((int32_t)options->threads, argv);
         if (status != COX_OK) return status;
     }
-    switch (options->command) {
-    case COX_COMMAND_GENERATE: return cox_command_generate(options);
-    case COX_COMMAND_BATCH: return cox_command_batch(options);
-    case COX_COMMAND_LOGITS: return cox_command_logits(options);
-    case COX_COMMAND_BENCH: return cox_command_bench(options);
-    case COX_COMMAND_TOKENIZE: return cox_command_tokenize(options);
-    case COX_COMMAND_INSPECT: return cox_command_inspect(options);
-    case COX_COMMAND_SWEEP: return cox_command_sweep(options);
-    case COX_COMMAND_DIRECTION: return cox_command_direction(options);
-    case COX_COMMAND_ROUTES: return cox_command_routes(options);
-    case COX_COMMAND_CAPTURE: return cox_command_capture(options);
-    case COX_COMMAND_DECOMPOSE: return cox_command_decompose(options);
-    case COX_COMMAND_EVALUATE: return cox_command_evaluate(options);
-    case COX_COMMAND_REPORT: return cox_command_report(options);
-    }
-    return COX_INTERNAL;
+    return cox_command_run(options);
 }
 
 static cox_status unknown_command(const char *name)
@@ -136,7 +108,7 @@ static cox_status unknown_command(const char *name)
     if (!*name) return cox_fail(COX_INVALID, "no command given; see coxswain --help");
     cox_nearest nearest = cox_nearest_to(name, strlen(name));
     cox_command_offer(&nearest);
-    cox_nearest_offer_words(&nearest, "vector plan --help --version", " ");
+    cox_nearest_offer_words(&nearest, "--help --version", " ");
     return cox_fail(COX_INVALID, "\"%s\" is not a command; see coxswain --help%s", name, nearest.hint);
 }
 
@@ -152,12 +124,10 @@ int main(int argc, char *argv[])
         if (argc > 2 && !is_json) return finish("", cox_fail(COX_INVALID, "--version takes only --json"));
         return finish("", cox_command_version(is_json));
     }
-    if (strcmp(name, "vector") == 0) return finish(name, cox_command_vector(argc - 2, argv + 2));
-    if (strcmp(name, "plan") == 0) return finish(name, cox_command_plan(argc - 2, argv + 2));
-    int command = cox_command_find(name);
-    if (command == 0) return finish("", unknown_command(name));
+    cox_command command = cox_command_find(name);
+    if (command == COX_COMMAND_NONE) return finish("", unknown_command(name));
     cox_options options;
-    cox_options_defaults(&options, (cox_command)command);
+    cox_options_defaults(&options, command);
     cox_status status = cox_options_parse(&options, argc - 2, argv + 2);
     if (status == COX_OK && !options.has_help) status = cox_options_check_files(&options);
     if (status != COX_OK) {

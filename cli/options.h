@@ -1,6 +1,6 @@
 /*
- * Every option of every command, in one table: parsing, checking, defaults and --help come from it. This is
- * the only place that reads the command line.
+ * Every option of every command, in one table (option_table.c): parsing, checking, defaults and --help come
+ * from it. This is the only place that reads the command line.
  */
 #ifndef COX_CLI_OPTIONS_H
 #define COX_CLI_OPTIONS_H
@@ -10,25 +10,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "base/nearest.h"
 #include "base/status.h"
+#include "cli/command_list.h"
 #include "run/options.h"
-
-typedef enum cox_command {
-    COX_COMMAND_GENERATE = 1,
-    COX_COMMAND_BATCH = 2,
-    COX_COMMAND_LOGITS = 4,
-    COX_COMMAND_TOKENIZE = 8,
-    COX_COMMAND_INSPECT = 16,
-    COX_COMMAND_DIRECTION = 32,
-    COX_COMMAND_ROUTES = 64,
-    COX_COMMAND_EVALUATE = 128,
-    COX_COMMAND_CAPTURE = 256,
-    COX_COMMAND_DECOMPOSE = 512,
-    COX_COMMAND_SWEEP = 1024,
-    COX_COMMAND_BENCH = 2048,
-    COX_COMMAND_REPORT = 4096,
-} cox_command;
 
 /* Values of one option that may be given several times. */
 typedef struct cox_texts {
@@ -86,6 +70,15 @@ typedef struct cox_options {
     bool forces_steering, has_force, is_json, has_stats, is_decode, is_chat;
     const char *conversations;
     const char *progress;
+    /* vectors */
+    cox_texts plain; /* arguments without a name: a subcommand and files */
+    struct {
+        const char *site, *operation, *weighting, *name;
+        int64_t layer, expert; /* -1: not stated */
+    } facts;
+    const char *model_hint, *like;
+    cox_texts without;
+    bool is_mean;
     /* bench */
     bool has_steer_mix, has_sweep_bench; /* and is_chat */
     int64_t n_cells;                     /* of a sweep, to be run one by one */
@@ -121,13 +114,5 @@ cox_prompting cox_options_of_prompting(const cox_options *options);
 
 /* The help text of a command, from the table. */
 void cox_options_print_help(cox_command command, FILE *file);
-
-/* "generate" and so on; find returns 0 for an unknown name. */
-const char *cox_command_name(cox_command command);
-int cox_command_find(const char *name);
-/* Their names, for a mistyped one. */
-void cox_command_offer(cox_nearest *nearest);
-/* Name and one line about each command. */
-void cox_command_print_list(FILE *file);
 
 #endif

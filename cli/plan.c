@@ -4,19 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/arguments.h"
+#include "base/nearest.h"
 #include "cli/commands.h"
 #include "run/run.h"
 #include "steering/plan.h"
-
-static const char help[] =
-    "Usage: coxswain plan check --model DIR PLAN.json [--ranks N] [--coordinators N] [--experts-on "
-    "workers|all]\n"
-    "                           [--placement FILE] [--force-steering]\n\n"
-    "Says in words what the plan does on this model, and on which ranks; ends with an error that names the "
-    "intervention\n"
-    "when it is not valid. --force-steering (here also --force) accepts vectors that were made for another "
-    "model or tokenizer.\n";
 
 static int32_t hosts_of(void *context, int32_t layer, int32_t expert, const int32_t **ranks)
 {
@@ -39,13 +30,7 @@ static cox_status explain(const cox_plan *plan, const cox_model *model, const co
     return status;
 }
 
-/* By the name that runs use, or, since nothing else is forced here, the short one. */
-static bool is_forced(const cox_arguments *arguments)
-{
-    return cox_arguments_get(arguments, "--force-steering") || cox_arguments_get(arguments, "--force");
-}
-
-static cox_status check(const cox_arguments *arguments, const cox_options *options)
+static cox_status check(const cox_options *options)
 {
     cox_model *model = NULL;
     cox_plan *plan = NULL;
@@ -53,7 +38,7 @@ static cox_status check(const cox_arguments *arguments, const cox_options *optio
     cox_status status = cox_model_open(&model, options->model);
     if (status == COX_OK) status = cox_tokenizer_fingerprint(options->model, fingerprint);
     if (status == COX_OK) {
-        status = cox_plan_load(&plan, arguments->plain[1], model, fingerprint, is_forced(arguments));
+        status = cox_plan_load(&plan, options->plain.items[1], model, fingerprint, options->forces_steering);
     }
     if (status == COX_OK) status = explain(plan, model, options);
     cox_plan_free(plan);
@@ -61,39 +46,18 @@ static cox_status check(const cox_arguments *arguments, const cox_options *optio
     return status;
 }
 
-cox_status cox_command_plan(int argc, char *const argv[])
+cox_status cox_command_plan(const cox_options *options)
 {
-    if (argc > 0 && strcmp(argv[argc - 1], "--help") == 0) {
-        fputs(help, stdout);
-        return COX_OK;
-    }
-    cox_arguments arguments;
-    cox_status status = cox_arguments_parse(
-        &arguments, argc, argv,
-        "--model --ranks --coordinators --experts-on --placement --force-steering! --force!");
-    if (status != COX_OK) return status;
-    if (arguments.n_plain > 0 && strcmp(arguments.plain[0], "check") != 0) {
-        cox_nearest nearest = cox_nearest_to(arguments.plain[0], strlen(arguments.plain[0]));
+    const cox_texts *plain = &options->plain;
+    if (plain->n > 0 && strcmp(plain->items[0], "check") != 0) {
+        cox_nearest nearest = cox_nearest_to(plain->items[0], strlen(plain->items[0]));
         cox_nearest_offer_words(&nearest, "check", " ");
-        return cox_fail(COX_INVALID, "\"%s\" is not check%s (see coxswain plan --help)", arguments.plain[0],
+        return cox_fail(COX_INVALID, "\"%s\" is not check%s (see coxswain plan --help)", plain->items[0],
                         nearest.hint);
     }
-    if (arguments.n_plain != 2 || !cox_arguments_get(&arguments, "--model")) {
+    if (plain->n != 2 || !options->model) {
         return cox_fail(COX_INVALID,
                         "usage: coxswain plan check --model DIR PLAN.json (see coxswain plan --help)");
     }
-    char *shared[COX_MAX_ARGUMENTS * 2]; /* what inspect takes too, read by its table */
-    int n_shared = 0;
-    for (int i = 0; i < argc; i++) {
-        if (argv[i] == arguments.plain[0] || argv[i] == arguments.plain[1] ||
-            strncmp(argv[i], "--force", 7) == 0)
-            continue;
-        shared[n_shared++] = argv[i];
-    }
-    cox_options options;
-    cox_options_defaults(&options, COX_COMMAND_INSPECT);
-    status = cox_options_parse(&options, n_shared, shared);
-    if (status == COX_OK) status = check(&arguments, &options);
-    cox_options_free(&options);
-    return status;
+    return check(options);
 }

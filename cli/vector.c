@@ -7,34 +7,11 @@
 
 #include "base/json.h"
 #include "base/nearest.h"
-#include "cli/arguments.h"
 #include "cli/commands.h"
-#include "cli/options.h"
 #include "model/model.h"
 #include "steering/gguf.h"
 #include "steering/plan.h"
 #include "steering/vector_math.h"
-
-static const char help[] =
-    "Usage: coxswain vector show FILE [--json]\n"
-    "       coxswain vector import FILE --output OUT.safetensors [FACTS] [--model DIR]\n"
-    "       coxswain vector export FILE --output OUT.gguf [--model-hint NAME]\n"
-    "       coxswain vector combine [WEIGHT*]FILE[#NAME] ... --output OUT.safetensors [--name NAME] "
-    "[--mean]\n"
-    "                               [--without FILE[#NAME]] ...\n"
-    "       coxswain vector random --like FILE[#NAME] --seed N --output OUT.safetensors [--name NAME]\n\n"
-    "import: FILE.gguf (a control vector of llama.cpp, repeng or GLP) or raw little-endian f32. FACTS that a "
-    "file does not state:\n"
-    "  --site SITE --layer N --expert N --operation OP --weighting W --name NAME (raw only). --model DIR: "
-    "the model that the\n"
-    "  vectors are for; its fingerprints are written and the width is checked.\n"
-    "combine: the weighted sum (weights default to 1; --mean divides by their number), less its projection "
-    "on the span of\n"
-    "  the vectors --without. Inputs that name different models or tokenizers are refused; other facts that "
-    "differ are left out.\n"
-    "random: a direction drawn uniformly, of the same norm and for the same place as --like: a control.\n"
-    "FILE.gguf can be read by every subcommand, and stands in plans as it is. No subcommand writes over a "
-    "file that it reads.\n";
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -77,20 +54,20 @@ static void print_vector(const cox_vector *v)
     if (v->provenance) printf("%-20s from %s\n", "", v->provenance);
 }
 
-static cox_status show(const cox_arguments *arguments)
+static cox_status show(const cox_options *options)
 {
-    if (arguments->n_plain != 2) return cox_fail(COX_INVALID, "usage: coxswain vector show FILE [--json]");
+    if (options->plain.n != 2) return cox_fail(COX_INVALID, "usage: coxswain vector show FILE [--json]");
     cox_vector_file *file = NULL;
-    cox_status status = cox_vector_file_read(&file, arguments->plain[1]);
+    cox_status status = cox_vector_file_read(&file, options->plain.items[1]);
     if (status != COX_OK) return status;
     json_t *list = json_array();
     for (size_t i = 0; i < file->n; i++) {
-        if (cox_arguments_get(arguments, "--json"))
+        if (options->is_json)
             json_array_append_new(list, vector_json(&file->vectors[i]));
         else
             print_vector(&file->vectors[i]);
     }
-    if (cox_arguments_get(arguments, "--json")) {
+    if (options->is_json) {
         json_dumpf(list, stdout, JSON_INDENT(2));
         printf("\n");
     }
@@ -119,30 +96,26 @@ static cox_status check_word(const char *option, const char *word, const char *c
 
 /* What the command line states; -1, NULL and UNSTATED: nothing. A fact that the file states otherwise is
  * refused. */
-static cox_status state_facts(const cox_arguments *arguments, cox_vector *v)
+static cox_status state_facts(const cox_options *options, cox_vector *v)
 {
-    const char *site = cox_arguments_get(arguments, "--site");
+    const char *site = options->facts.site;
     if (site && cox_site_find(site) == COX_SITE_UNSTATED) return cox_site_unknown("--site", site);
     if (site && v->site != COX_SITE_UNSTATED && cox_site_find(site) != v->site) {
         return cox_fail(COX_INVALID, "vector \"%s\" states site %s, not %s", v->name, cox_site_name(v->site),
                         site);
     }
     if (site) v->site = cox_site_find(site);
-    int64_t layer = v->layer, expert = v->expert;
-    cox_status status = cox_arguments_int(arguments, "--layer", 0, INT32_MAX, &layer);
-    if (status == COX_OK) status = cox_arguments_int(arguments, "--expert", 0, INT32_MAX, &expert);
-    if (status != COX_OK) return status;
+    int64_t layer = options->facts.layer >= 0 ? options->facts.layer : v->layer;
     if (v->layer >= 0 && layer != v->layer) {
         return cox_fail(COX_INVALID, "vector \"%s\" states layer %d, not %d", v->name, (int)v->layer,
                         (int)layer);
     }
     v->layer = (int32_t)layer;
-    v->expert = (int32_t)expert;
-    const char *operation = cox_arguments_get(arguments, "--operation");
-    const char *weighting = cox_arguments_get(arguments, "--weighting");
+    if (options->facts.expert >= 0) v->expert = (int32_t)options->facts.expert;
+    const char *operation = options->facts.operation, *weighting = options->facts.weighting;
     if (operation) v->operation = operation;
     if (weighting) v->weighting = weighting;
-    status = operation ? check_word("--operation", operation, operations, COX_N_OPS) : COX_OK;
+    cox_status status = operation ? check_word("--operation", operation, operations, COX_N_OPS) : COX_OK;
     return status == COX_OK && weighting ? check_word("--weighting", weighting, weightings, COX_N_WEIGHTINGS)
                                          : status;
 }
@@ -166,10 +139,10 @@ static cox_status state_model(const cox_model *model, const char *tokenizer, cox
     return COX_OK;
 }
 
-static cox_status import_file(const cox_arguments *arguments, const char *output)
+static cox_status import_file(const cox_options *options, const char *output)
 {
-    const char *path = arguments->plain[1], *name = cox_arguments_get(arguments, "--name");
-    const char *folder = cox_arguments_get(arguments, "--model");
+    const char *path = options->plain.items[1], *name = options->facts.name;
+    const char *folder = options->model;
     cox_vector_file *file = NULL;
     cox_model *model = NULL;
     char tokenizer[65];
@@ -182,7 +155,7 @@ static cox_status import_file(const cox_arguments *arguments, const char *output
     if (status == COX_OK && folder) status = cox_model_open(&model, folder);
     if (status == COX_OK && folder) status = cox_tokenizer_fingerprint(folder, tokenizer);
     for (size_t i = 0; status == COX_OK && i < file->n; i++) {
-        status = state_facts(arguments, &file->vectors[i]);
+        status = state_facts(options, &file->vectors[i]);
         if (status == COX_OK && model) status = state_model(model, tokenizer, &file->vectors[i]);
     }
     if (status == COX_OK) status = cox_vector_file_write(output, file->vectors, file->n);
@@ -191,18 +164,20 @@ static cox_status import_file(const cox_arguments *arguments, const char *output
     return status;
 }
 
-static cox_status export_file(const cox_arguments *arguments, const char *output)
+static cox_status export_file(const cox_options *options, const char *output)
 {
-    const char *hint = cox_arguments_get(arguments, "--model-hint");
+    const char *hint = options->model_hint;
     cox_vector_file *file = NULL;
-    cox_status status = cox_options_check_output(output, arguments->plain[1], NULL);
-    if (status == COX_OK) status = cox_vector_file_read(&file, arguments->plain[1]);
+    cox_status status = cox_options_check_output(output, options->plain.items[1], NULL);
+    if (status == COX_OK) status = cox_vector_file_read(&file, options->plain.items[1]);
     if (status == COX_OK) status = cox_gguf_write(output, file->vectors, file->n, hint ? hint : "unknown");
     cox_vector_file_free(file);
     return status;
 }
 
 /* --- combine and random --- */
+
+enum { MAX_TERMS = 256 };
 
 typedef struct term {
     double weight;
@@ -317,15 +292,15 @@ static cox_status write_made(const char *output, const char *name, cox_vector v,
     return status;
 }
 
-static cox_status write_sum(const cox_arguments *arguments, const char *output, const term *terms, size_t n,
+static cox_status write_sum(const cox_options *options, const char *output, const term *terms, size_t n,
                             size_t n_without)
 {
-    double weights[COX_MAX_ARGUMENTS];
-    const cox_vector *vectors[COX_MAX_ARGUMENTS];
+    double weights[MAX_TERMS];
+    const cox_vector *vectors[MAX_TERMS];
     json_t *parts = json_array(), *removed = json_array();
     for (size_t i = 0; i < n + n_without; i++) {
         vectors[i] = terms[i].vector;
-        weights[i] = cox_arguments_get(arguments, "--mean") ? terms[i].weight / (double)n : terms[i].weight;
+        weights[i] = options->is_mean ? terms[i].weight / (double)n : terms[i].weight;
         json_t *part = json_pack("{s:s, s:s}", "file", terms[i].file->path, "vector", terms[i].vector->name);
         if (i < n) json_object_set_new(part, "weight", json_real(weights[i]));
         json_array_append_new(i < n ? parts : removed, part);
@@ -337,7 +312,7 @@ static cox_status write_sum(const cox_arguments *arguments, const char *output, 
     if (status == COX_OK) status = cox_vector_combine(weights, vectors, n, vectors + n, n_without, data);
     json_t *json = json_pack("{s:s, s:o, s:o}", "made", "combine", "terms", parts, "without", removed);
     if (status == COX_OK) {
-        status = write_made(output, cox_arguments_get(arguments, "--name"), facts, data, json);
+        status = write_made(output, options->facts.name, facts, data, json);
     } else {
         json_decref(json);
     }
@@ -345,61 +320,48 @@ static cox_status write_sum(const cox_arguments *arguments, const char *output, 
     return status;
 }
 
-static cox_status combine(const cox_arguments *arguments, const char *output)
+static cox_status combine(const cox_options *options, const char *output)
 {
-    term *terms = calloc(2 * COX_MAX_ARGUMENTS, sizeof *terms);
+    size_t n = options->plain.n - 1, n_all = 0;
+    if (n + options->without.n > MAX_TERMS)
+        return cox_fail(COX_INVALID, "combine: more than %d vectors", MAX_TERMS);
+    term *terms = calloc(MAX_TERMS, sizeof *terms);
     if (!terms) return cox_fail(COX_NO_MEMORY, "out of memory");
-    size_t n = arguments->n_plain - 1, n_all = 0;
     cox_status status = COX_OK;
     for (size_t i = 0; i < n && status == COX_OK; i++)
-        status = read_term(arguments->plain[i + 1], output, &terms[n_all++]);
-    for (size_t i = 0; i < arguments->n_named && status == COX_OK; i++) {
-        if (strncmp(arguments->names[i], "--without", 9) == 0)
-            status = read_term(arguments->values[i], output, &terms[n_all++]);
-    }
-    if (status == COX_OK) status = write_sum(arguments, output, terms, n, n_all - n);
+        status = read_term(options->plain.items[i + 1], output, &terms[n_all++]);
+    for (size_t i = 0; i < options->without.n && status == COX_OK; i++)
+        status = read_term(options->without.items[i], output, &terms[n_all++]);
+    if (status == COX_OK) status = write_sum(options, output, terms, n, n_all - n);
     for (size_t i = 0; i < n_all; i++) cox_vector_file_free(terms[i].file);
     free(terms);
     return status;
 }
 
-static cox_status draw(const cox_arguments *arguments, const char *output)
+static cox_status draw(const cox_options *options, const char *output)
 {
-    const char *like = cox_arguments_get(arguments, "--like");
-    int64_t seed = -1;
-    cox_status status = cox_arguments_int(arguments, "--seed", 0, INT64_MAX, &seed);
-    if (status == COX_OK && (!like || seed < 0))
-        status = cox_fail(COX_INVALID, "random needs --like FILE and --seed N");
+    const char *like = options->like;
+    if (!like || !cox_options_is_given(options, "--seed"))
+        return cox_fail(COX_INVALID, "random needs --like FILE and --seed N");
     term t = {0};
-    if (status == COX_OK) status = read_term(like, output, &t);
+    cox_status status = read_term(like, output, &t);
     float *data = status == COX_OK ? malloc((size_t)t.vector->width * sizeof *data) : NULL;
     if (status == COX_OK && !data) status = cox_fail(COX_NO_MEMORY, "out of memory");
     if (status == COX_OK) {
-        cox_vector_random((uint64_t)seed, (double)t.vector->norm, t.vector->width, data);
-        json_t *json = json_pack("{s:s, s:I, s:s, s:s}", "made", "random", "seed", (json_int_t)seed,
+        cox_vector_random((uint64_t)options->seed, (double)t.vector->norm, t.vector->width, data);
+        json_t *json = json_pack("{s:s, s:I, s:s, s:s}", "made", "random", "seed", (json_int_t)options->seed,
                                  "like_file", t.file->path, "like", t.vector->name);
-        status = write_made(output, cox_arguments_get(arguments, "--name"), *t.vector, data, json);
+        status = write_made(output, options->facts.name, *t.vector, data, json);
     }
     free(data);
     cox_vector_file_free(t.file);
     return status;
 }
 
-cox_status cox_command_vector(int argc, char *const argv[])
+cox_status cox_command_vector(const cox_options *options)
 {
-    if (argc > 0 && strcmp(argv[argc - 1], "--help") == 0) {
-        fputs(help, stdout);
-        return COX_OK;
-    }
-    cox_arguments arguments;
-    cox_status status =
-        cox_arguments_parse(&arguments, argc, argv,
-                            "--output --site --layer --expert --operation --weighting --name --model "
-                            "--model-hint --without --like --seed --mean! --json!");
-    if (status != COX_OK) return status;
-    const char *verb = arguments.n_plain ? arguments.plain[0] : "",
-               *output = cox_arguments_get(&arguments, "--output");
-    if (strcmp(verb, "show") == 0) return show(&arguments);
+    const char *verb = options->plain.n ? options->plain.items[0] : "", *output = options->output;
+    if (strcmp(verb, "show") == 0) return show(options);
     bool is_random = strcmp(verb, "random") == 0, is_combine = strcmp(verb, "combine") == 0;
     bool is_import = strcmp(verb, "import") == 0, is_export = strcmp(verb, "export") == 0;
     if (!is_random && !is_combine && !is_import && !is_export) {
@@ -410,10 +372,10 @@ cox_status cox_command_vector(int argc, char *const argv[])
                         nearest.hint);
     }
     if (!output) return cox_fail(COX_INVALID, "%s needs --output FILE", verb);
-    if (is_random ? arguments.n_plain != 1 : is_combine ? arguments.n_plain < 2 : arguments.n_plain != 2) {
+    if (is_random ? options->plain.n != 1 : is_combine ? options->plain.n < 2 : options->plain.n != 2) {
         return cox_fail(COX_INVALID, "%s: wrong number of files (see coxswain vector --help)", verb);
     }
-    if (is_random) return draw(&arguments, output);
-    if (is_combine) return combine(&arguments, output);
-    return is_import ? import_file(&arguments, output) : export_file(&arguments, output);
+    if (is_random) return draw(options, output);
+    if (is_combine) return combine(options, output);
+    return is_import ? import_file(options, output) : export_file(options, output);
 }

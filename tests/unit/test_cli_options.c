@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "run/footprint.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 
 enum { MOST_ARGUMENTS = 24 };
 
