@@ -2,7 +2,8 @@
  * Answers one prompt under a steering plan, and says how often the plan acted:
  *
  *   ./answer_steered MODEL PLAN.json PROMPT                    on one rank
- *   mpirun -n 3 ./answer_steered MODEL PLAN.json PROMPT        rank 0 coordinates, ranks 1 and 2 hold the experts
+ *   mpirun -n 3 ./answer_steered MODEL PLAN.json PROMPT        rank 0 coordinates, ranks 1 and 2 hold the
+ * experts
  *
  * Every rank runs this same main. Rank 0 is the front: it alone reads files, makes requests and gets answers.
  * The others only have to take part in what run/run.h and run/service.h call collective.
@@ -93,6 +94,5 @@ int main(int argc, char *argv[])
         cox_request_destroy(request); /* NULL once it has been handed over */
         cox_run_close(&run, false);
     }
-    if (status != COX_OK) fprintf(stderr, "answer_steered: %s\n", cox_status_message());
-    return cox_status_exit_code(status);
+    return cox_launch_end("answer_steered", status); /* one rank says why, all end with its exit code */
 }
