@@ -29,6 +29,7 @@ typedef struct batch {
     cox_lines *lines;
     cox_seen *seen; /* custom_ids so far */
     cox_results *results;
+    bool has_warned;   /* of an empty prompt */
     bool is_stopped;   /* by a signal, before the end */
     double draining_s; /* since when; 0: not */
     cox_plan_cache *steer;
@@ -178,6 +179,15 @@ static bool is_blank(const char *line, size_t n)
     return true;
 }
 
+/* Once: the first of them says enough. */
+static void warn_of_empty(batch *b, const cox_request *request)
+{
+    if (b->has_warned || request->is_chat || request->n_prompt_ids > 0) return;
+    if (request->prompt[strspn(request->prompt, " \t\r\n")] != '\0') return;
+    fprintf(stderr, "warning: %s: line %" PRIu64 ": the prompt is empty\n", b->options->input, b->n_lines);
+    b->has_warned = true;
+}
+
 /* One line: a request, or NULL when it got its error line or has its answer already. */
 static cox_status read_request(batch *b, const char *line, size_t n, bool is_too_long, cox_request **request)
 {
@@ -202,6 +212,7 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
     if (status == COX_OK) status = cox_prompting_apply(fresh, &b->of_run->prompting, where);
     if (status == COX_OK) status = complete(b, fresh, where);
     if (status != COX_OK) return refuse(b, fresh, status);
+    warn_of_empty(b, fresh);
     *request = fresh;
     return COX_OK;
 }
@@ -441,6 +452,7 @@ cox_status cox_command_batch(const cox_options *options)
                .model_name = options->model};
     bool is_front = cox_run_is_front(&run);
     if (is_front) status = cox_generation_apply(&used, run.model);
+    if (is_front && status == COX_OK) cox_generation_warn(&used);
     if (is_front && status == COX_OK) status = open_files(&b);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) status = serve(&run, &b);

@@ -61,17 +61,18 @@ static cox_status add_prompt(generate *g, const char *text, size_t n, const char
     return COX_OK;
 }
 
-/* What has no effect, or perhaps not the one that was meant. */
+/* What has perhaps not the effect that was meant. */
 static void warn(const generate *g)
 {
     const cox_options *o = g->options;
-    const char *idle = o->top_k > 0 ? "--top-k" : o->top_p < 1 ? "--top-p" : o->min_p > 0 ? "--min-p" : NULL;
-    if (idle && o->temperature == 0)
-        fprintf(stderr, "warning: %s changes nothing at temperature 0 (greedy); give --temperature too\n",
-                idle);
+    cox_generation_warn(o);
     for (size_t i = 0; i < g->n; i++) {
-        if (g->prompts[i][strspn(g->prompts[i], " \t\r\n")] == '\0')
-            fprintf(stderr, "warning: prompt %zu is empty\n", i + 1);
+        if (g->prompts[i][strspn(g->prompts[i], " \t\r\n")] != '\0') continue;
+        if (i < o->prompts.n) {
+            fprintf(stderr, "warning: --prompt %zu is empty\n", i + 1);
+        } else {
+            fprintf(stderr, "warning: %s: the prompt is empty\n", o->prompt_files.items[i - o->prompts.n]);
+        }
     }
 }
 

@@ -231,3 +231,10 @@ cox_status cox_generation_apply(cox_options *options, const cox_model *model)
     free(path);
     return status;
 }
+
+void cox_generation_warn(const cox_options *o)
+{
+    const char *idle = o->top_k > 0 ? "--top-k" : o->top_p < 1 ? "--top-p" : o->min_p > 0 ? "--min-p" : NULL;
+    if (!idle || o->temperature > 0) return;
+    fprintf(stderr, "warning: %s changes nothing at temperature 0 (greedy); give --temperature too\n", idle);
+}

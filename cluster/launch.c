@@ -217,18 +217,24 @@ static int mpirun_flags(const char *flags[N_FLAGS], int32_t n_ranks, char *numbe
 
 typedef struct child {
     pid_t pid;
-    int report;         /* read end: errno when mpirun could not be started, else its end */
-    int errors;         /* read end: its standard error */
-    int signals;        /* signalfd of what is passed on */
-    double drain_s;     /* how long the ranks may take to drain; 0: they do not */
-    double asked_s;     /* when they were first asked to, else 0 */
+    int report;        /* read end: errno when mpirun could not be started, else its end */
+    int errors;        /* read end: its standard error */
+    int signals;       /* signalfd of what is passed on */
+    double drain_s;    /* how long the ranks may take to drain; 0: they do not */
+    double asked_s;    /* when they were first asked to, else 0 */
+    bool was_terminal; /* a terminal asked */
+    bool is_early;     /* so early that they have not been told yet: nobody listens before all have started */
     const char *forced; /* why they were ended instead, else NULL */
     cox__noise noise;   /* of its standard error */
 } child;
 
 /* A second wish to end that comes so soon is the first one: `timeout` sends its signal to a process and then
- * to its group. */
+ * to its group. A terminal sends each key once. */
 static const double SAME_WISH_S = 0.5;
+
+/* Ranks that are asked to end while they start have so long to get there, and can then end as they do later:
+ * mpirun ends what it is starting no sooner, and a rank that it forgets would go on to answer. */
+static const double START_S = 5;
 
 /* In the child: becomes mpirun, or says why not through the pipe. A terminal sends SIGINT to mpirun too;
  * where ranks drain it must not end them (it stays blocked in mpirun, which unblocks everything in the
@@ -264,6 +270,22 @@ static void end_ranks(child *c, int number)
     c->noise.ending = c->pid;
 }
 
+static const char before_start[] = "stopped by a signal before all ranks had started";
+
+/* A wish that came too early is passed on when all have started. */
+static void pass_early_wish(child *c)
+{
+    if (!c->is_early || c->forced) return;
+    if (c->noise.has_started) {
+        c->is_early = false;
+        c->asked_s = cox_now_s();
+        kill(c->pid, SIGUSR1);
+    } else if (cox_now_s() > c->asked_s + START_S) {
+        c->forced = before_start;
+        end_ranks(c, SIGTERM);
+    }
+}
+
 /* The first wish to end becomes the wish to drain, the second one is meant. What a terminal sends reaches the
  * whole process group by itself. */
 static void pass_signal(child *c, const struct signalfd_siginfo *info)
@@ -273,20 +295,20 @@ static void pass_signal(child *c, const struct signalfd_siginfo *info)
     bool is_of_terminal = info->ssi_code == SI_KERNEL, is_wish = number == SIGINT || number == SIGTERM;
     if (number == SIGCHLD) return;
     bool asks = is_wish || number == SIGUSR1;
-    if (asks && c->drain_s > 0 && !c->noise.has_started) { /* nothing to drain, and nobody listens yet */
-        c->forced = "stopped by a signal before all ranks had started";
-        end_ranks(c, SIGTERM);
-    } else if (is_wish && c->drain_s > 0 && c->asked_s == 0) {
+    if (asks && c->drain_s > 0 && c->asked_s == 0 && (is_wish || !c->noise.has_started)) {
         c->asked_s = now_s;
-        kill(c->pid, SIGUSR1);
+        c->was_terminal = is_of_terminal;
+        c->is_early = !c->noise.has_started;
+        if (!c->is_early) kill(c->pid, SIGUSR1);
     } else if (is_wish && c->drain_s > 0) {
-        if (now_s - c->asked_s < SAME_WISH_S || c->forced) return;
-        c->forced = "ended at once, by a second signal";
+        bool is_same = now_s - c->asked_s < SAME_WISH_S && !(is_of_terminal && c->was_terminal);
+        if (is_same || c->forced) return;
+        c->forced = c->is_early ? before_start : "ended at once, by a second signal";
         end_ranks(c, SIGTERM);
     } else if (is_wish) {
         if (is_of_terminal) c->noise.ending = c->pid;
         end_ranks(c, number);
-    } else if (!is_of_terminal) {
+    } else if (!is_of_terminal && !c->is_early) {
         kill(c->pid, number);
     }
 }
@@ -298,10 +320,11 @@ static int wait_for(child *c)
     int state = 0;
     while (waitpid(c->pid, &state, WNOHANG) != c->pid) {
         struct signalfd_siginfo info;
-        if (poll(watched, 2, c->asked_s > 0 ? 1000 : -1) < 0) continue;
+        if (poll(watched, 2, c->is_early ? 100 : c->asked_s > 0 ? 1000 : -1) < 0) continue;
         if (watched[1].revents && !pass_errors(c->errors, &c->noise)) watched[1].fd = -1;
         if (watched[0].revents && read(c->signals, &info, sizeof info) == (ssize_t)sizeof info)
             pass_signal(c, &info);
+        pass_early_wish(c);
         if (c->asked_s > 0 && !c->forced && cox_now_s() > c->asked_s + c->drain_s) {
             c->forced = "ended: the ranks did not stop by themselves in time";
             end_ranks(c, SIGTERM);
@@ -362,6 +385,8 @@ static cox_status run(char *const arguments[], double drain_s, int *exit_code)
         *exit_code = wait_for(&c);
         bool is_parted = *exit_code == 0 || *exit_code == cox_status_exit_code(COX_REQUEUE);
         if (c.forced && !is_parted) status = cox_fail(COX_REQUEUE, "%s", c.forced);
+        if (!c.forced && *exit_code != 0 && c.noise.trouble)
+            status = cox_fail(COX_PEER, "%s", c.noise.trouble);
         close(c.report);
         close(c.errors);
     }

@@ -21,6 +21,22 @@ static const char *const SAYS_NOTHING[] = {
     "Error:       No such file or directory (errno 2)",
 };
 
+/* Boxes of a start that failed, and what there is to do. A line of ssh before them names the machine. */
+static const struct {
+    const char *sign, *meaning;
+} TROUBLES[] = {
+    {"ORTE was unable to reliably start one or more daemons",
+     "mpirun could not start on every machine (a line above names it, or its ssh): check the names in the "
+     "hostfile or the allocation; `ssh MACHINE true` has to work without a question, and Open MPI has to be "
+     "there"},
+    {"There are not enough slots available",
+     "mpirun has fewer slots than --ranks: fewer ranks with more --threads, or more slots= in the hostfile"},
+    {"All nodes which are allocated for this job are already filled",
+     "mpirun has fewer slots than --ranks: fewer ranks with more --threads, or a larger allocation"},
+    {"unable to find the specified executable file", "a machine does not have this program at the same path: "
+                                                     "install it there, or use one file system for all"},
+};
+
 static void put(const char *text, size_t n)
 {
     while (n > 0) {
@@ -80,6 +96,11 @@ static void end_line(cox__noise *s)
         bool is_dropped = s->ending > 0; /* whatever happened, it was told to */
         for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++)
             is_dropped = is_dropped || strstr(s->held, SAYS_NOTHING[i]);
+        for (size_t i = 0; i < sizeof TROUBLES / sizeof *TROUBLES && !s->has_started; i++) {
+            if (!strstr(s->held, TROUBLES[i].sign)) continue;
+            s->trouble = TROUBLES[i].meaning;
+            is_dropped = true;
+        }
         if (is_dropped) s->n_held = 0;
         cox__noise_flush(s);
     } else {

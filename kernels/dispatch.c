@@ -5,6 +5,7 @@
 #include <cpuid.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "kernels/kernel_set.h"
 
 /* Bit 29 of ecx, leaf 1. clang 14's __builtin_cpu_supports does not know f16c. */
@@ -80,7 +81,9 @@ static cox_status unknown_set(const char *name)
     char known[256] = "auto";
     for (int i = 0; i < N_SETS; i++) strcat(strcat(known, ", "), sets[i].set->name);
     for (int i = 0; i < N_NAMED_SETS; i++) strcat(strcat(known, ", "), named_sets[i].name);
-    return cox_fail(COX_INVALID, "unknown kernel set '%s': choose one of %s", name, known);
+    cox_nearest nearest = cox_nearest_to(name, strlen(name));
+    cox_nearest_offer_words(&nearest, known, ", ");
+    return cox_fail(COX_INVALID, "unknown kernel set '%s': choose one of %s%s", name, known, nearest.hint);
 }
 
 static cox_status select_exact(const cox_kernels **kernels, const char *name, bool *is_found)

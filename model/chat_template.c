@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/json.h"
+#include "base/nearest.h"
 #include "model/chat_template_internal.h"
 
 #define WHAT_TO_DO \
@@ -146,9 +147,12 @@ static cox_status find_by_name(cox_chat_template *t, json_t *templates, const ch
     if (!form) {
         cox_status status = add_file(t, templates, name, "default", strlen("default"));
         if (status != COX_OK || t->where) return status;
+        cox_nearest nearest = cox_nearest_to(name, strlen(name));
+        cox_nearest_offer_words(&nearest, COX__CHAT_FORM_NAMES, ", ");
         return cox_fail(COX_INVALID,
-                        "--template %s: neither a file nor a built-in template; known: " COX__CHAT_FORM_NAMES,
-                        name);
+                        "--template %s: neither a file nor a built-in template; known: " COX__CHAT_FORM_NAMES
+                        "%s",
+                        name, nearest.hint);
     }
     if (json_object_set_new(templates, "default", json_string(cox__chat_form_text(form))) != 0)
         return out_of_memory();

@@ -193,6 +193,14 @@ cox_status cox__folder_check_weights(const char *folder)
             "%s/model.safetensors.index.json: is not there, though shards are (%s); download it too", folder,
             name);
     }
+    if (find(folder, "consolidated", ".safetensors", name) || find(folder, "consolidated", ".pt", name) ||
+        find(folder, "consolidated", ".pth", name)) {
+        return cox_fail(
+            COX_UNSUPPORTED,
+            "%s: the weights are in %s: the form of the model's makers (with params.json), not Hugging "
+            "Face's; " ADVICE ", or convert it with transformers (convert_*_weights_to_hf.py)",
+            folder, name);
+    }
     for (size_t i = 0; i < sizeof pickled / sizeof *pickled; i++) {
         if (!find(folder, "", pickled[i], name) || strcmp(name, "training_args.bin") == 0) continue;
         return cox_fail(

@@ -113,8 +113,12 @@ static cox_status open_configs(cox_model *m, cox__config_flags *flags, char **te
     if (status == COX_OK) {
         status = load_config(m, "generation_config.json", true, &generation_json, &generation,
                              &generation_text, &n_generation_bytes);
+        if (status == COX_OK) status = cox__model_configure_generation(&generation, m);
+        if (status == COX_BAD_FILE) { /* only who generates text needs it */
+            m->end_error = cox_arena_strdup(m->arena, cox_status_message());
+            status = m->end_error ? COX_OK : COX_NO_MEMORY;
+        }
     }
-    if (status == COX_OK) status = cox__model_configure_generation(&generation, m);
     json_decref(generation_json);
     json_decref(json);
     return status;
@@ -180,4 +184,9 @@ void cox_model_close(cox_model *model)
     if (!model) return;
     cox_checkpoint_close(model->checkpoint);
     cox_arena_destroy(model->arena);
+}
+
+cox_status cox_model_check_ends(const cox_model *model)
+{
+    return model->end_error ? cox_fail(COX_BAD_FILE, "%s", model->end_error) : COX_OK;
 }

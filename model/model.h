@@ -87,10 +87,11 @@ typedef struct cox_model {
     const cox_layer_spec *layers; /* [n_layers] */
     int32_t n_eos;                /* ids that end a generation: generation_config.json, else config.json */
     int32_t eos_ids[256];
-    const char *eos_note; /* one line for whoever generates text: a file names an end token beyond the
-                             vocabulary; NULL: none does */
-    int32_t bos_id;       /* -1: none */
-    char fingerprint[65]; /* SHA-256 in hex over config.json and every tensor's name, dtype and shape */
+    const char *eos_note;  /* one line for whoever generates text: a file names an end token beyond the
+                              vocabulary; NULL: none does */
+    const char *end_error; /* why generation_config.json cannot be read, though it is there; else NULL */
+    int32_t bos_id;        /* -1: none */
+    char fingerprint[65];  /* SHA-256 in hex over config.json and every tensor's name, dtype and shape */
     const struct cox__bound
         *bound;       /* of model/ only: the checkpoint's tensors by their places (model/tensors.h) */
     cox_arena *arena; /* owns the above */
@@ -105,6 +106,10 @@ typedef struct cox_model {
  */
 cox_status cox_model_open(cox_model **model, const char *folder);
 void cox_model_close(cox_model *model); /* NULL is allowed; all views die with it */
+
+/* Is it known where texts end? For whoever generates some; all else works without. Errors: BAD_FILE (of
+ * generation_config.json). */
+cox_status cox_model_check_ends(const cox_model *model);
 
 /* --- Weights: matrices are views in their own dtype; vectors (norms, biases, sinks) are small f32 copies.
  * --- */

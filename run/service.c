@@ -68,7 +68,8 @@ cox_status cox_serve(cox_run *run, const cox_service *service)
     bool is_coordinator = cox_cluster_is_coordinator(run->cluster);
     cox_status status = COX_OK;
     if (is_coordinator) {
-        status = load_words(&w, run, service);
+        status = cox_model_check_ends(run->model);
+        if (status == COX_OK) status = load_words(&w, run, service);
         if (status == COX_OK) status = create_session(&session, run, &w, &events);
     }
     status = cox_run_agree(run, status);

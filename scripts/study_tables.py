@@ -133,13 +133,18 @@ def summary(studies):
     return out + [""]
 
 
+def headed(name, label):
+    """A column's name for people; the label as its owner writes it."""
+    return label.join(part.replace("_", " ") for part in name.split(label))
+
+
 def aim_table(study, aim):
     label = study.label
     s, title = ("a", f"Weaken `{label}`: A, which shows it without a plan") if aim == "weaken" else \
         ("b", f"Strengthen `{label}`: B, which does not show it without a plan")
     good = ("well_formed", "answered") if s == "a" else (well_shown(label),)
     out = [f"**{title}**", "", f"| steered | chosen place | {s.upper()} {label} | effect in points [95%] | {s.upper()} "
-           f"{', '.join(good).replace('_', ' ')} | " + (f"B {label}, well formed | " if s == "a" else "B fell apart | ") +
+           f"{', '.join(headed(name, label) for name in good)} | " + (f"B {label}, well formed | " if s == "a" else "B fell apart | ") +
            "random direction: mean, largest draw | another expert: mean, largest draw |", "|---|---|---|---|---|---|---|---|"]
     for r in study.rows:
         if r["aim"] != aim or r["control"]:

@@ -454,6 +454,7 @@ static cox_status prepare(stage *st)
     cox_status status = cox_run_agree(s->run, is_front ? make_folder(s->options->output) : COX_OK);
     if (status == COX_OK && cox_cluster_is_coordinator(s->run->cluster)) status = cox_sweep_read_inputs(s);
     if (status == COX_OK && s->rules) status = check_labels(s);
+    if (status == COX_OK && s->options->n_best > 0) status = cox_model_check_ends(s->run->model);
     if (status == COX_OK && is_front) status = cox_sweep_write_randoms(s);
     if (status == COX_OK && is_front) status = open_results(st, "stage1.jsonl", &st->results);
     status = cox_run_agree(s->run, status);

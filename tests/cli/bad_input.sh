@@ -171,4 +171,14 @@ check "too many ranks are refused before they start" test $((SECONDS - began)) -
 checks=$((checks + 1))
 timeout 10 "${mpi[@]}" -n 2 "$coxswain" generate --model "$model" "${ask[@]}" --ranks 3 > "$work/out" 2> "$work/err"
 [ $? = 2 ] && grep -q "launch has 2 ranks" "$work/err" || { echo "FAILED: --ranks 3 in a launch of 2" >&2; failures=$((failures + 1)); }
+# The nearest known word, of a kernel set and of a template.
+refuses 2 'did you mean "reference"' generate --model "$model" "${ask[@]}" --kernel refernce
+refuses 2 'did you mean "olmoe"' generate --model "$model" --prompt x --template olmeo
+# Machines that mpirun cannot reach, and slots that it does not have: in our words.
+printf 'localhost slots=1\nno-such-host.invalid slots=2\n' > "$work/hosts"
+if command -v ssh > /dev/null; then
+    OMPI_MCA_orte_default_hostfile=$work/hosts refuses 10 "^coxswain generate: mpirun could not start on every machine" \
+        generate --model "$model" "${ask[@]}" --ranks 3
+    check "nothing of a box is shown" test "$(grep -c . "$work/refused.err")" -le 2
+fi
 finish

@@ -97,8 +97,8 @@ warned 0 "" --prompt "What is a kite?" --ranks 3
 warned 1 "--top-k changes nothing at temperature 0" --prompt "What is a kite?" --top-k 3
 warned 1 "--top-p changes nothing" --prompt "What is a kite?" --top-p 0.5 --ranks 2
 warned 1 "--min-p changes nothing" --prompt "What is a kite?" --min-p 0.5
-warned 1 "prompt 2 is empty" --prompt "What is a kite?" --prompt "" --ranks 2
-warned 1 "prompt 1 is empty" --prompt-file <(echo)
+warned 1 "--prompt 2 is empty" --prompt "What is a kite?" --prompt "" --ranks 2
+warned 1 "/dev/fd/[0-9]*: the prompt is empty" --prompt-file <(echo)
 warned 1 "[0-9]+ threads of each of 1 rank for the [0-9]+ cores? of" --prompt "What is a kite?" --threads $(($(nproc) + 1))
 warned 1 "$(nproc) threads? of each of 2 ranks for the" --prompt "What is a kite?" --threads "$(nproc)" --ranks 2
 

@@ -64,4 +64,13 @@ check "greedy, as its body says" test "$(field "$work/b.jsonl" text)" != "$(fiel
 refuses 2 "temperature" batch --model "$advised" --input "$work/in.jsonl" --output "$work/out.jsonl"
 "$coxswain" batch --model "$advised" --input "$work/in.jsonl" --output "$work/out.jsonl" --generation-config 2> "$work/batch.err"
 check "the same command goes on" grep -q "has 3 answers of this run" "$work/batch.err"
+# One that cannot be read is an error for who generates text, and for nobody else.
+for broken in '{"eos_token_id": "the end"}' '{"eos_token_id": 1' '[1]'; do
+    echo "$broken" > "$advised/generation_config.json"
+    for ranks in 1 2; do
+        refuses 4 "generation_config.json" "${ask[@]}" --ranks $ranks
+        "$coxswain" logits --model "$advised" --tokens 1,2 --output "$work/logits-$ranks.safetensors" --force --ranks $ranks > /dev/null 2> "$work/err.txt"
+        check "logits do without it ($broken on $ranks): $(cat "$work/err.txt")" test $? = 0 -a -s "$work/logits-$ranks.safetensors"
+    done
+done
 finish

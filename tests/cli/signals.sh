@@ -65,6 +65,14 @@ for ranks in 1 3; do
     kill -TERM $job
     ends "batch waiting for input on $ranks" "stopped by a signal"
 done
+# While the ranks start: whatever it says of itself is true of what came out.
+for delay in 0.1 0.15 0.2 0.3 0.5; do
+    begin "" "${generate[@]}" --ranks 3
+    sleep $delay
+    kill -INT $job
+    ends "SIGINT to generate after $delay s" "(rank 0 on [^ ]*: )?stopped by a signal"
+    check "nothing is there before all had started" test ! -s "$work/out.txt" -o -z "$(grep before "$work/err.txt")"
+done
 begin "" generate --model "$model" --prompt-file - --prompt-file "$work/in.jsonl"
 sleep 2
 kill -INT $job
