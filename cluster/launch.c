@@ -44,6 +44,17 @@ bool cox_launch_is_inside(void)
     return getenv("SLURM_PROCID") && cox__launch_srun_tasks();
 }
 
+/* The launchers of Open MPI and Slurm tell each process its rank before MPI is up. */
+static bool is_first_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank && cox_launch_is_inside()) return strcmp(rank, "0") == 0;
+    }
+    return true;
+}
+
 static int32_t count_cores(void)
 {
     hwloc_topology_t topology;
@@ -148,6 +159,17 @@ void cox_launch_part(bool has_spoken)
     } else {
         sleep_s(PART_LIMIT_S);
     }
+}
+
+int cox_launch_end(const char *who, cox_status status)
+{
+    if (fflush(stdout) != 0 && status == COX_OK) status = cox_fail(COX_IO, "standard output: cannot write");
+    if (status != COX_OK) {
+        bool speaks = is_first_rank();
+        if (speaks) fprintf(stderr, "%s: %s\n", who, cox_status_message());
+        cox_launch_part(speaks);
+    }
+    return cox_status_exit_code(status);
 }
 
 /* --- mpirun --- */
