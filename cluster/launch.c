@@ -384,7 +384,7 @@ static cox_status run(char *const arguments[], double drain_s, int *exit_code)
         *exit_code = wait_for(&c);
         bool is_parted = *exit_code == 0 || *exit_code == cox_status_exit_code(COX_REQUEUE);
         if (c.forced && !is_parted) status = cox_fail(COX_REQUEUE, "%s", c.forced);
-        if (!c.forced && *exit_code != 0 && c.noise.trouble)
+        if (!c.forced && *exit_code != 0 && c.noise.trouble[0] != '\0')
             status = cox_fail(COX_PEER, "%s", c.noise.trouble);
         close(c.report);
         close(c.errors);

@@ -98,6 +98,9 @@ wrong 1 'no/rules is not there' "$model" --rules no/rules --output "$work/new"
 wrong 1 'has experts in layers' "$model" --lists study --layers 9 --limit 2 --output "$work/new"
 wrong 1 'has no marker comments' "$model" --lists study --docs "$work/out.md" --output "$work/new2"
 wrong 2 '"x" is not a list of numbers' "$model" --layers x
+wrong 2 'unknown option --limt; did you mean --limit\?' "$model" --limt 3
+wrong 2 'unknown option --max-tokesn=3; did you mean --max-tokens\?' "$model" --max-tokesn=3
+wrong 2 'unknown option --nonesuch$' "$model" --nonesuch
 wrong 2 '"0" is not a number from 1 on' "$model" --limit 0
 cp -r "$model/study" "$work/lists"
 echo '{"prompt": 5}' > "$work/lists/a-train.jsonl"
