@@ -139,6 +139,21 @@ check "what a rank says is shown" grep -q "rank 0 speaks" "$work/err.txt"
 sed -i '/rank 0 speaks/d' "$work/err.txt"
 ends "two signals to an mpirun that crashes" "ended at once"
 
+# One whose ranks have started after all, when it is ended for that they had not.
+cat > "$work/bin/mpirun" << EOF
+#!/bin/bash
+trap 'echo "coxswain: all ranks have started" >&2; echo an answer; exit 143' TERM
+touch "$work/started"
+while :; do sleep 0.1; done
+EOF
+rm -f "$work/started"
+PATH=$work/bin:$PATH begin "" "${generate[@]}" --ranks 2
+for _ in $(seq 500); do [ -e "$work/started" ] && break; sleep 0.02; done
+kill -TERM $job
+sleep 0.7
+kill -TERM $job
+ends "two signals as the ranks start" "ended by a signal while the ranks started"
+
 # Every line failed.
 printf 'no request\n{"custom_id":"a","url":"/v1/completions","body":{"prompt":"kite","tools":[1]}}\n' > "$work/bad.jsonl"
 for ranks in 1 2 2; do # the third one has nothing to do
