@@ -14,6 +14,7 @@
 #include "cluster/cluster.h"
 #include "cluster/exchange.h"
 #include "coordinator/sampler.h"
+#include "coordinator/shortcuts.h"
 #include "model/model.h"
 #include "steering/plan.h"
 
@@ -36,7 +37,12 @@ typedef struct cox_engine_options {
 } cox_engine_options;
 cox_engine_options cox_engine_options_defaults(void);
 
-typedef enum cox_finish { COX_FINISH_STOP, COX_FINISH_LENGTH, COX_FINISH_ERROR } cox_finish;
+typedef enum cox_finish {
+    COX_FINISH_STOP,
+    COX_FINISH_LENGTH,
+    COX_FINISH_ERROR,
+    COX_FINISH_CANCELLED
+} cox_finish;
 
 /* A choice of a row as traced: cox_route in descending score; margin: its logit minus that of the next lower
  * expert (infinite when none is lower); rank: that computes the expert for this row. */
@@ -77,20 +83,8 @@ typedef struct cox_sequence_request {
     cox_plan *plan;    /* NULL: none. Taken over when submit succeeds; equal plans are kept once */
     const cox_observation *observation; /* NULL: none. Borrowed until on_done. Its positions are computed, not
                                            taken from the prefix cache */
-    const uint8_t
-        *touched;         /* NULL, or [n_prompt], borrowed until on_done: the caller vouches that in the first
-                             layer of its plan, which has expert_out interventions only there, prompt rows
-                             with 0 are not touched (their routes are known). They are not computed in it */
-    bool skips_idle_rows; /* rows whose logits nobody wants end with the last layer's keys and values: what a
-                             plan would do to them there reaches nothing and is not counted */
-    bool shares_rows;  /* rows that it has in common with the sequence that was submitted before it (the same
-                          tokens up to there under the same plan) are computed once when both begin in the same
-                          step. Both must want it, and skips_idle_rows: what the plan does to shared rows is
-                         counted in the first only */
-    bool knows_entry;  /* the caller knows (on_entry) what its plan makes of the prompt's rows up to the entry
-                          of the layer above the plan's first one, the only one that it acts in, not before the
-                          layer's keys and values. Without generated tokens */
-    bool wants_logits; /* on_logits for every computed position of the prompt, and every sampled one ... */
+    cox_shortcuts shortcuts;            /* {0}: none */
+    bool wants_logits;   /* on_logits for every computed position of the prompt, and every sampled one ... */
     int32_t logits_from; /* ... from this position on ... */
     int32_t logits_end;  /* ... and below this one, at least n_prompt; 0: to the end */
 } cox_sequence_request;
@@ -123,8 +117,9 @@ typedef struct cox_engine_events {
      * layer in ascending positions, of one position in ascending experts. May be NULL. */
     void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
                     int32_t position, const float *h);
-    /* [out] x f32 [d_model]: the row at `position` of a request with knows_entry, as the layer above its
-     * plan's gets it (above the last one: the final norm). Called by several threads at once. May be NULL. */
+    /* [out] x f32 [d_model]: the row at `position` of a request with shortcuts.knows_entry, as the layer
+     * above its plan's gets it (above the last one: the final norm). Called by several threads at once. May
+     * be NULL. */
     void (*on_entry)(void *context, uint64_t id, int32_t position, float *x);
     void (*on_done)(void *context, uint64_t id, const cox_sequence_result *result);
 } cox_engine_events;
@@ -151,6 +146,14 @@ void cox_engine_destroy(cox_engine *engine);
  * sampling, something to be reported that nobody listens to), TOO_LONG (prompt alone beyond max_positions or
  * the KV cache; an answer cut by the context finishes with LENGTH, by the KV cache with ERROR), NO_MEMORY. */
 cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request);
+
+/*
+ * Ends the sequences with this id, waiting, in their prompt or generating, whatever they have so far: on_done
+ * comes once, with CANCELLED, at the beginning of the next step (their last event), and their pages and plans
+ * are free in that step. Rows that another sequence shares are not lost. May be called from a callback. Of an
+ * id that is not there (any more): nothing.
+ */
+void cox_engine_cancel(cox_engine *engine, uint64_t id);
 
 /* Sequences waiting or running. */
 int32_t cox_engine_n_sequences(const cox_engine *engine);

@@ -25,13 +25,13 @@ void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front)
     engine->n_waiting++;
 }
 
-static cox__sequence *dequeue(cox_engine *engine)
+void cox__unqueue(cox_engine *engine, cox__sequence *sequence)
 {
-    cox__sequence *first = engine->waiting;
-    engine->waiting = first->next;
-    if (!engine->waiting) engine->waiting_end = &engine->waiting;
+    cox__sequence **link = &engine->waiting;
+    while (*link != sequence) link = &(*link)->next;
+    *link = sequence->next;
+    if (!*link) engine->waiting_end = link;
     engine->n_waiting--;
-    return first;
 }
 
 void cox__retire(cox_engine *engine, cox__sequence *sequence)
@@ -117,9 +117,9 @@ static int32_t n_shared_positions(const cox_engine *engine, const cox__sequence 
                                   const cox__sequence *s)
 {
     const cox_sequence_request *request = &s->request;
-    if (!request->shares_rows || !before->request.shares_rows || !request->skips_idle_rows ||
-        request->wants_routes || request->observation || before->steering != s->steering ||
-        before->n_computed != s->n_computed)
+    if (!request->shortcuts.shares_rows || !before->request.shortcuts.shares_rows ||
+        !request->shortcuts.skips_idle_rows || request->wants_routes || request->observation ||
+        before->steering != s->steering || before->n_computed != s->n_computed)
         return 0;
     int32_t end = before->n_computed + before->n_scheduled, n = 0;
     if (end > s->n_computed + s->n_scheduled) end = s->n_computed + s->n_scheduled;
@@ -175,7 +175,7 @@ static cox__sequence *admit(cox_engine *engine, cox__sequence *before, int32_t r
 {
     cox__sequence *sequence = engine->waiting;
     int32_t n_shared = 0, n;
-    if (before && sequence->request.shares_rows && before->request.shares_rows) {
+    if (before && sequence->request.shortcuts.shares_rows && before->request.shortcuts.shares_rows) {
         n = start_sharing(engine, before, sequence, room, &n_shared);
     } else {
         n = start(engine, sequence, room);
@@ -187,7 +187,7 @@ static cox__sequence *admit(cox_engine *engine, cox__sequence *before, int32_t r
     if (n == 0) return NULL;
     engine->counters.layer_rows_saved += (uint64_t)sequence->n_computed * (uint64_t)engine->model->n_layers;
     cox__steer_borrow(engine, sequence);
-    dequeue(engine);
+    cox__unqueue(engine, sequence);
     if (sequence->started_s == 0) {
         sequence->started_s = cox_now_s();
         sequence->n_cached = sequence->n_computed;
@@ -232,8 +232,9 @@ static void place_row(cox_engine *engine, int32_t i, int32_t row, int32_t start)
     bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
     bool wants_logits = is_sampled || cox__reports(sequence, position);
     if (wants_logits) batch->logit_rows[batch->n_logit_rows++] = row;
-    batch->is_idle[row] = sequence->request.skips_idle_rows && !wants_logits && !batch->keeps[row] &&
-                          !sequence->request.wants_routes && !sequence->request.observation;
+    batch->is_idle[row] = sequence->request.shortcuts.skips_idle_rows && !wants_logits &&
+                          !batch->keeps[row] && !sequence->request.wants_routes &&
+                          !sequence->request.observation;
     batch->has_idle |= batch->is_idle[row];
 }
 

@@ -241,11 +241,12 @@ void cox__steering_reach(const cox__steering *steering, const cox_sequence_reque
                          cox_kv_table *table)
 {
     int32_t n_untouched = 0;
-    while (request->touched && n_untouched < request->n_prompt && !request->touched[n_untouched])
+    while (request->shortcuts.touched && n_untouched < request->n_prompt &&
+           !request->shortcuts.touched[n_untouched])
         n_untouched++;
-    table->touched = request->touched;
-    table->n_touched = request->touched ? request->n_prompt : 0;
-    table->has_entry = request->knows_entry;
+    table->touched = request->shortcuts.touched;
+    table->n_touched = request->shortcuts.touched ? request->n_prompt : 0;
+    table->has_entry = request->shortcuts.knows_entry;
     for (int32_t i = 0; i < steering->plan->n; i++) {
         const cox_intervention *v = &steering->plan->interventions[i];
         int32_t from, to, l = 0;
@@ -254,7 +255,7 @@ void cox__steering_reach(const cox__steering *steering, const cox_sequence_reque
         while (l < table->n_clean_layers && !v->layers[l]) l++;
         table->n_clean_layers = l;
         if (from < table->n_clean_positions) table->n_clean_positions = from;
-        bool is_counted = steering->kv_hashes[i] != 0 || !request->skips_idle_rows;
+        bool is_counted = steering->kv_hashes[i] != 0 || !request->shortcuts.skips_idle_rows;
         if (is_counted && from < table->n_clean_keys) table->n_clean_keys = from;
     }
     for (int32_t p = 0; p < table->max_pages; p++) {

@@ -276,15 +276,15 @@ const cox_counters *cox_cell_runner_counters(const cox_cell_runner *runner)
 
 static cox_sequence_request request_of(const cox_cell_runner *r, int32_t at, int32_t prompt)
 {
-    return (cox_sequence_request){.id = (uint64_t)at * (uint64_t)r->n_prompts + (uint64_t)prompt,
-                                  .prompt = r->tokens[prompt],
-                                  .n_prompt = r->lengths[prompt],
-                                  .max_tokens = r->max_tokens,
-                                  .sampling = cox_sampling_defaults(),
-                                  .wants_logits = r->max_tokens == 0,
-                                  .logits_from = r->lengths[prompt] - 1,
-                                  .skips_idle_rows = !r->question->is_plain,
-                                  .shares_rows = !r->question->is_plain};
+    return (cox_sequence_request){
+        .id = (uint64_t)at * (uint64_t)r->n_prompts + (uint64_t)prompt,
+        .prompt = r->tokens[prompt],
+        .n_prompt = r->lengths[prompt],
+        .max_tokens = r->max_tokens,
+        .sampling = cox_sampling_defaults(),
+        .wants_logits = r->max_tokens == 0,
+        .logits_from = r->lengths[prompt] - 1,
+        .shortcuts = {.skips_idle_rows = !r->question->is_plain, .shares_rows = !r->question->is_plain}};
 }
 
 static cox_cell_result result_of(const cox_cell_runner *r, const slot *s)
@@ -498,9 +498,10 @@ static cox_status submit_prompts(cox_cell_runner *r, int32_t at, const cox_sweep
         }
         cox_sequence_request request = request_of(r, at, p);
         if (plan) request.plan = cox_plan_share(plan);
-        if (plan && cell->strength != 0 && hangs_on_routes(cell) && !is_plain) request.touched = touched;
-        request.knows_entry = s->plan;
-        if (plan && !is_plain) count_savings(r, plan, p, request.touched, s->plan);
+        if (plan && cell->strength != 0 && hangs_on_routes(cell) && !is_plain)
+            request.shortcuts.touched = touched;
+        request.shortcuts.knows_entry = s->plan;
+        if (plan && !is_plain) count_savings(r, plan, p, request.shortcuts.touched, s->plan);
         cox_status status = cox_engine_submit(r->engine, &request);
         if (status == COX_OK) continue;
         cox_plan_free(request.plan);

@@ -47,6 +47,13 @@ echo '{"name": "no refusal", "interventions": [{"op": "ablate", "site": "resid_p
 mpi() { mpirun --oversubscribe --bind-to none -n "$@"; }
 same "answer_steered" "$answer" "$(examples/answer_steered "$model" ablate.json "$question" | head -n 1)"
 same "answer_steered on 3 ranks" "$answer" "$(mpi 3 examples/answer_steered "$model" ablate.json "$question" | head -n 1)"
+kite=$("$p/bin/coxswain" generate --model "$model" --prompt "What is a kite?" --max-tokens 64 2> log)
+for ranks in 1 3; do
+    mpi $ranks examples/cancel_one "$model" > cancelled.txt 2> log || fail "cancel_one on $ranks: $(cat log)"
+    same "cancel_one on $ranks: records" 2 "$(wc -l < cancelled.txt)"
+    grep -q '^request 1, cancelled: ..' cancelled.txt || fail "cancel_one on $ranks: $(cat cancelled.txt)"
+    same "cancel_one on $ranks: the other" "request 2, stop: $kite" "$(grep '^request 2' cancelled.txt)"
+done
 code=0
 mpi 2 examples/answer_steered "$model" nothing.json "$question" > log 2>&1 || code=$?
 same "a plan that is not there: exit code" 3 "$code"
