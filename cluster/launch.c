@@ -407,8 +407,10 @@ static cox_status run(char *const arguments[], double drain_s, int *exit_code)
     if (status == COX_OK) {
         *exit_code = wait_for(&c);
         bool is_parted = *exit_code == 0 || *exit_code == cox_status_exit_code(COX_REQUEUE);
+        if (c.forced == before_start && c.noise.has_started) /* after all, and something may be printed */
+            c.forced = "ended by a signal while the ranks started";
         if (c.forced && !is_parted) status = cox_fail(COX_REQUEUE, "%s", c.forced);
-        if (!c.forced && *exit_code != 0 && c.noise.trouble)
+        if (!c.forced && *exit_code != 0 && c.noise.trouble[0] != '\0')
             status = cox_fail(COX_PEER, "%s", c.noise.trouble);
         close(c.report);
         close(c.errors);

@@ -1,7 +1,8 @@
 /*
  * Plans of requests, on rank 0, which alone reads files: JSON or a plan's path to the packed plan that any
- * coordinator can use. A plan is compiled once in a run: what has been read is kept by its JSON text and
- * folder, so plan and vector files that change during a run are not read again.
+ * coordinator can use; the first plan's note (steering/plan.h) is a warning on standard error. A plan is
+ * compiled once in a run: what has been read is kept by its JSON text and folder, so plan and vector files
+ * that change during a run are not read again.
  */
 #ifndef COX_RUN_PLAN_CACHE_H
 #define COX_RUN_PLAN_CACHE_H
