@@ -148,14 +148,14 @@ static void set_defaults(cox_request *request, const cox_options *options)
 }
 
 /* What a request asks of the files around it: its plan, and the file for its routes. */
-static cox_status complete(batch *b, cox_request *request, const char *where)
+static cox_status complete(batch *b, cox_request *request, cox_plan **plan, const char *where)
 {
     const cox_options *options = b->options;
     cox_status status = COX_OK;
     if (request->steering) {
-        status = cox_plan_cache_compile(b->steer, request, b->folder);
+        status = cox_plan_cache_compile(b->steer, request->steering->json, b->folder, plan);
     } else if (options->plan) {
-        status = cox_plan_cache_load(b->steer, request, options->plan);
+        status = cox_plan_cache_load(b->steer, options->plan, plan);
     }
     if (status != COX_OK) return cox_fail_in(status, "%s", where);
     if (!request->wants_routes) return COX_OK;
@@ -218,7 +218,8 @@ static void warn(batch *b, const cox_request *request)
 }
 
 /* One line: a request, or NULL when it got its error line or has its answer already. */
-static cox_status read_request(batch *b, const char *line, size_t n, bool is_too_long, cox_request **request)
+static cox_status read_request(batch *b, const char *line, size_t n, bool is_too_long, cox_request **request,
+                               cox_plan **plan)
 {
     char where[64];
     snprintf(where, sizeof where, "line %" PRIu64, b->n_lines);
@@ -239,14 +240,19 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
         return COX_OK;
     }
     if (status == COX_OK) status = cox_prompting_apply(fresh, &b->of_run->prompting, where);
-    if (status == COX_OK) status = complete(b, fresh, where);
-    if (status != COX_OK) return refuse(b, fresh, status);
+    if (status == COX_OK) status = complete(b, fresh, plan, where);
+    if (status != COX_OK) {
+        cox_plan_free(*plan);
+        *plan = NULL;
+        return refuse(b, fresh, status);
+    }
     warn(b, fresh);
     *request = fresh;
     return COX_OK;
 }
 
-static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
+static cox_status next_request(void *context, bool is_idle, cox_request **request, cox_plan **plan,
+                               bool *is_end)
 {
     batch *b = context;
     while (!*request) {
@@ -269,7 +275,7 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
         cox_cluster_keepalive(b->cluster, "reading requests"); /* many may have their answers */
         b->n_lines++;
         if (result == COX_LINE_READY && is_blank(line, n)) continue;
-        status = read_request(b, line, n, result == COX_LINE_TOO_LONG, request);
+        status = read_request(b, line, n, result == COX_LINE_TOO_LONG, request, plan);
         if (status != COX_OK) return status;
     }
     return COX_OK;
@@ -300,14 +306,15 @@ static bool is_repeatable(const char *path)
 /* What --steer means, vectors included. */
 static cox_status add_plan(batch *b, json_t *run)
 {
-    cox_request *request = cox_request_create();
-    if (!request) return COX_NO_MEMORY;
-    cox_status status = cox_plan_cache_load(b->steer, request, b->options->plan);
-    if (status == COX_OK) {
-        const Cox__Steering *steering = request->steering;
-        status = cox_identity_add_bytes(run, "steer", steering->plan.data, steering->plan.len);
-    }
-    cox_request_destroy(request);
+    cox_plan *plan = NULL;
+    void *packed = NULL;
+    size_t n_bytes = 0;
+    int32_t n_kept = 0;
+    cox_status status = cox_plan_cache_load(b->steer, b->options->plan, &plan);
+    if (status == COX_OK) status = cox_plan_pack(plan, NULL, NULL, &packed, &n_bytes, &n_kept);
+    if (status == COX_OK) status = cox_identity_add_bytes(run, "steer", packed, n_bytes);
+    free(packed);
+    cox_plan_free(plan);
     return status;
 }
 

@@ -154,7 +154,7 @@ static cox_status check(const cox_options *options, const cox_prompting *prompti
 }
 
 /* Plan and file of routes. */
-static cox_status complete(const generate *g, cox_request *request)
+static cox_status complete(const generate *g, cox_request *request, cox_plan **plan)
 {
     const cox_texts *plans = &g->options->plans;
     const char *folder = g->options->trace_folder;
@@ -162,7 +162,7 @@ static cox_status complete(const generate *g, cox_request *request)
     request->wants_routes = folder != NULL;
     if (folder) status = cox_traces_name(request, folder, "prompt");
     if (status != COX_OK || plans->n == 0) return status;
-    return cox_plan_cache_load(g->steer, request, plans->items[plans->n > 1 ? request->id - 1 : 0]);
+    return cox_plan_cache_load(g->steer, plans->items[plans->n > 1 ? request->id - 1 : 0], plan);
 }
 
 static cox_status fill_request(const generate *g, cox_request *request, const char *prompt)
@@ -190,7 +190,8 @@ static cox_status fill_request(const generate *g, cox_request *request, const ch
     return status != COX_OK ? status : cox_prompting_make_request(request, g->prompting, prompt);
 }
 
-static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
+static cox_status next_request(void *context, bool is_idle, cox_request **request, cox_plan **plan,
+                               bool *is_end)
 {
     (void)is_idle;
     generate *g = context;
@@ -200,7 +201,7 @@ static cox_status next_request(void *context, bool is_idle, cox_request **reques
     if (!fresh) return COX_NO_MEMORY;
     fresh->id = g->n_sent + 1;
     cox_status status = fill_request(g, fresh, g->prompts[g->n_sent]);
-    if (status == COX_OK) status = complete(g, fresh);
+    if (status == COX_OK) status = complete(g, fresh, plan);
     if (status != COX_OK) {
         cox_request_destroy(fresh);
         return status;

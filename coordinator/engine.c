@@ -294,7 +294,8 @@ static cox_status check_request(const cox_engine *engine, const cox_sequence_req
     if (request->wants_routes && !engine->events.on_routes) {
         return cox_fail(COX_INVALID, "routes are wanted, but nobody listens to them");
     }
-    if (request->shortcuts.knows_entry && (!engine->events.on_entry || request->max_tokens > 0)) {
+    if (request->known && request->known->knows_entry &&
+        (!engine->events.on_entry || request->max_tokens > 0)) {
         return cox_fail(COX_INVALID, "rows are known to the caller, but nobody tells them, or there are "
                                      "generated ones too");
     }
@@ -355,9 +356,9 @@ static cox_status start_steering(cox_engine *engine, cox__sequence *s, cox_plan 
     s->hits = calloc(n_hits, sizeof *s->hits);
     s->report = calloc(n_hits, sizeof *s->report);
     if (!s->hits || !s->report) return cox_fail(COX_NO_MEMORY, "out of memory to count what a plan touches");
-    cox_status status = s->request.shortcuts.skips_idle_rows ? COX_OK : take_notes(s, plan, n_hits);
+    cox_status status = s->known.skips_idle_rows ? COX_OK : take_notes(s, plan, n_hits);
     if (status == COX_OK) status = cox__steering_use(engine, plan, &s->steering);
-    if (status == COX_OK) cox__steering_reach(s->steering, &s->request, &s->table);
+    if (status == COX_OK) cox__steering_reach(s->steering, s->request.n_prompt, &s->known, &s->table);
     return status;
 }
 
@@ -383,6 +384,8 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
                          .submitted_s = cox_now_s()};
     s->request.prompt = NULL;
     s->request.plan = NULL;
+    s->request.known = NULL;
+    if (request->known) s->known = *request->known;
     s->tokens = calloc((size_t)limit, sizeof(int32_t));
     if (!s->tokens || cox_kv_table_create(&s->table, &engine->kv_shape, (int32_t)limit) != COX_OK) {
         free_sequence(s);

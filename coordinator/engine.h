@@ -13,8 +13,8 @@
 #include "base/status.h"
 #include "cluster/cluster.h"
 #include "cluster/exchange.h"
+#include "coordinator/known.h"
 #include "coordinator/sampler.h"
-#include "coordinator/shortcuts.h"
 #include "model/model.h"
 #include "steering/plan.h"
 
@@ -83,7 +83,7 @@ typedef struct cox_sequence_request {
     cox_plan *plan;    /* NULL: none. Taken over when submit succeeds; equal plans are kept once */
     const cox_observation *observation; /* NULL: none. Borrowed until on_done. Its positions are computed, not
                                            taken from the prefix cache */
-    cox_shortcuts shortcuts;            /* {0}: none */
+    const cox_known *known;             /* NULL: nothing. Copied by submit */
     bool wants_logits;   /* on_logits for every computed position of the prompt, and every sampled one ... */
     int32_t logits_from; /* ... from this position on ... */
     int32_t logits_end;  /* ... and below this one, at least n_prompt; 0: to the end */
@@ -117,7 +117,7 @@ typedef struct cox_engine_events {
      * layer in ascending positions, of one position in ascending experts. May be NULL. */
     void (*on_rows)(void *context, uint64_t id, cox_site site, int32_t layer, int32_t expert,
                     int32_t position, const float *h);
-    /* [out] x f32 [d_model]: the row at `position` of a request with shortcuts.knows_entry, as the layer
+    /* [out] x f32 [d_model]: the row at `position` of a request with known->knows_entry, as the layer
      * above its plan's gets it (above the last one: the final norm). Called by several threads at once. May
      * be NULL. */
     void (*on_entry)(void *context, uint64_t id, int32_t position, float *x);

@@ -64,12 +64,29 @@ static int32_t least_busy(const front *f)
     return best;
 }
 
-static cox_status hand_out(front *f, int32_t coordinator, cox_request *request)
+/* Request and plan in one message: here plans are packed, and in take_plan unpacked. */
+static cox_status pack_request(cox_request *request, const cox_plan *plan, void **data, size_t *n)
 {
-    if (coordinator == 0) return cox_session_submit(f->session, request);
+    if (plan) {
+        void *packed = NULL;
+        size_t n_packed = 0;
+        int32_t n_kept = 0;
+        cox_status status = cox_plan_pack(plan, NULL, NULL, &packed, &n_packed, &n_kept);
+        if (status == COX_OK)
+            status = cox_request_set_plan(request, packed, n_packed, plan->name, plan->was_forced);
+        if (status != COX_OK) return status;
+    }
+    return cox_mail_pack_request(request, data, n);
+}
+
+/* Takes request and plan over. */
+static cox_status hand_out(front *f, int32_t coordinator, cox_request *request, cox_plan *plan)
+{
+    if (coordinator == 0) return cox_session_submit(f->session, request, plan);
     void *data = NULL;
     size_t n = 0;
-    cox_status packed = cox_mail_pack_request(request, &data, &n);
+    cox_status packed = pack_request(request, plan, &data, &n);
+    cox_plan_free(plan);
     cox_request_destroy(request);
     cox_status status = send(f->cluster, coordinator, packed, data, n);
     f->n_outstanding[coordinator]++;
@@ -82,9 +99,10 @@ static cox_status fill_queues(front *f, const cox_front_source *source, bool *is
         int32_t coordinator = least_busy(f);
         if (coordinator < 0) return COX_OK;
         cox_request *request = NULL;
-        cox_status status = source->next(source->context, is_idle(f), &request, is_end);
+        cox_plan *plan = NULL;
+        cox_status status = source->next(source->context, is_idle(f), &request, &plan, is_end);
         if (status != COX_OK || !request) return status;
-        status = hand_out(f, coordinator, request);
+        status = hand_out(f, coordinator, request, plan);
         if (status != COX_OK) return status;
     }
     return COX_OK;
@@ -217,6 +235,32 @@ cox_session_events cox_front_mailer_events(cox_front_mailer *mailer)
     return (cox_session_events){.context = mailer, .on_text = mail_text, .on_record = mail_record};
 }
 
+/* The plan that came with a request. [out] *plan: NULL: none. */
+static cox_status take_plan(const cox_request *request, cox_plan **plan)
+{
+    const Cox__Steering *steering = request->steering;
+    const int32_t *indices = NULL;
+    if (!steering || steering->plan.len == 0) return COX_OK;
+    cox_status status = cox_plan_unpack(plan, &indices, steering->plan.data, steering->plan.len);
+    if (status != COX_OK) return status;
+    (*plan)->was_forced = steering->was_forced;
+    (*plan)->name = cox_arena_strdup((*plan)->arena, steering->name);
+    if ((*plan)->name) return COX_OK;
+    cox_plan_free(*plan);
+    *plan = NULL;
+    return COX_NO_MEMORY;
+}
+
+/* Takes the request over. */
+static cox_status submit(cox_session *session, cox_request *request)
+{
+    cox_plan *plan = NULL;
+    cox_status status = take_plan(request, &plan);
+    if (status == COX_OK) return cox_session_submit(session, request, plan);
+    cox_request_destroy(request);
+    return status;
+}
+
 /* [out] *is_finished: rank 0 said so; *is_stopped: and does not wait for the records that are missing. */
 static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool *is_finished,
                                 bool *is_stopped)
@@ -238,7 +282,7 @@ static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool
             cox_request *request = mail->request;
             mail->content_case = COX__MAIL__CONTENT__NOT_SET; /* the session takes it over */
             mail->request = NULL;
-            status = cox_session_submit(session, request);
+            status = submit(session, request);
         }
         cox_mail_destroy(mail);
         if (status != COX_OK) return status;

@@ -17,10 +17,11 @@
 /* Where requests come from. */
 typedef struct cox_front_source {
     void *context;
-    /* [out] *request: the next one, taken over by the caller, or NULL when there is none now; *is_end: there
-     * will be none any more. is_idle: nothing is running, so waiting a little (0.2 s) for input costs
-     * nothing. Errors end the run. */
-    cox_status (*next)(void *context, bool is_idle, cox_request **request, bool *is_end);
+    /* [out] *request: the next one, or NULL when there is none now; *plan: a share of its compiled plan, NULL
+     * as it comes: none. Both are taken over by the caller. *is_end: there will be none any more. is_idle:
+     * nothing is running, so waiting a little (0.2 s) for input costs nothing. Errors end the run, and take
+     * nothing. */
+    cox_status (*next)(void *context, bool is_idle, cox_request **request, cox_plan **plan, bool *is_end);
     /* NULL, or called once a turn. [out] *is_over: leave now; requests without a record get none. Errors end
      * the run. */
     cox_status (*tick)(void *context, bool *is_over);

@@ -14,8 +14,9 @@
 #include "steering/route_edit.h"
 
 typedef struct cox__sequence {
-    cox_sequence_request request; /* .prompt is NULL: tokens below holds it */
-    int32_t *tokens;              /* [n_limit] prompt, then generated ids */
+    cox_sequence_request request; /* .prompt and .known are NULL: tokens and known below hold them */
+    cox_known known;
+    int32_t *tokens; /* [n_limit] prompt, then generated ids */
     int32_t n_tokens;
     int32_t n_limit;                /* most tokens, prompt included, that this sequence may have */
     bool is_cancelled;              /* ends at the beginning of the next step */

@@ -117,9 +117,9 @@ static int32_t n_shared_positions(const cox_engine *engine, const cox__sequence 
                                   const cox__sequence *s)
 {
     const cox_sequence_request *request = &s->request;
-    if (!request->shortcuts.shares_rows || !before->request.shortcuts.shares_rows ||
-        !request->shortcuts.skips_idle_rows || request->wants_routes || request->observation ||
-        before->steering != s->steering || before->n_computed != s->n_computed)
+    if (!s->known.shares_rows || !before->known.shares_rows || !s->known.skips_idle_rows ||
+        request->wants_routes || request->observation || before->steering != s->steering ||
+        before->n_computed != s->n_computed)
         return 0;
     int32_t end = before->n_computed + before->n_scheduled, n = 0;
     if (end > s->n_computed + s->n_scheduled) end = s->n_computed + s->n_scheduled;
@@ -175,7 +175,7 @@ static cox__sequence *admit(cox_engine *engine, cox__sequence *before, int32_t r
 {
     cox__sequence *sequence = engine->waiting;
     int32_t n_shared = 0, n;
-    if (before && sequence->request.shortcuts.shares_rows && before->request.shortcuts.shares_rows) {
+    if (before && sequence->known.shares_rows && before->known.shares_rows) {
         n = start_sharing(engine, before, sequence, room, &n_shared);
     } else {
         n = start(engine, sequence, room);
@@ -232,9 +232,8 @@ static void place_row(cox_engine *engine, int32_t i, int32_t row, int32_t start)
     bool is_sampled = is_last && sequence->n_tokens < sequence->n_limit;
     bool wants_logits = is_sampled || cox__reports(sequence, position);
     if (wants_logits) batch->logit_rows[batch->n_logit_rows++] = row;
-    batch->is_idle[row] = sequence->request.shortcuts.skips_idle_rows && !wants_logits &&
-                          !batch->keeps[row] && !sequence->request.wants_routes &&
-                          !sequence->request.observation;
+    batch->is_idle[row] = sequence->known.skips_idle_rows && !wants_logits && !batch->keeps[row] &&
+                          !sequence->request.wants_routes && !sequence->request.observation;
     batch->has_idle |= batch->is_idle[row];
 }
 

@@ -33,6 +33,7 @@ struct running {
     struct running *next, *previous;
     cox_session *session;
     cox_request *request;
+    cox_plan *plan;         /* a share; NULL: none */
     cox_logit_bias *biases; /* of the request, as the sampler takes them */
     cox__echo *echo;        /* NULL: not wanted */
     int32_t n, n_left;      /* answers, and those that are not there */
@@ -109,6 +110,7 @@ static void running_destroy(running *r)
     }
     free(r->problem);
     cox_request_destroy(r->request);
+    cox_plan_free(r->plan);
     cox__echo_destroy(r->echo);
     free(r->biases);
     free(r->streams);
@@ -116,8 +118,8 @@ static void running_destroy(running *r)
     free(r);
 }
 
-/* Takes the request over when it succeeds. */
-static cox_status running_create(running **out, cox_session *session, cox_request *request)
+/* Takes request and plan over when it succeeds. */
+static cox_status running_create(running **out, cox_session *session, cox_request *request, cox_plan *plan)
 {
     const Cox__SamplingFields *sampling = request->sampling;
     running *r = calloc(1, sizeof *r);
@@ -134,6 +136,7 @@ static cox_status running_create(running **out, cox_session *session, cox_reques
     for (size_t i = 0; i < sampling->n_logit_bias; i++)
         r->biases[i] = (cox_logit_bias){sampling->logit_bias[i]->id, sampling->logit_bias[i]->bias};
     r->request = request;
+    r->plan = plan;
     *out = r;
     return COX_OK;
 }
@@ -430,29 +433,15 @@ static cox_sampling sampling_of(const running *r, int32_t index)
                           .n_logprobs = fields->n_logprobs};
 }
 
-/* The request's plan. [out] *plan: NULL when it has none. The packed bytes can be many, and nobody needs them
- * any more. */
-static cox_status take_plan(cox_request *request, cox_plan **plan)
-{
-    Cox__Steering *steering = request->steering;
-    if (!steering) return COX_OK;
-    if (steering->plan.len == 0)
-        return cox_fail(COX_INTERNAL, "the steering plan has not been compiled by the front end");
-    const int32_t *indices = NULL;
-    cox_status status = cox_plan_unpack(plan, &indices, steering->plan.data, steering->plan.len);
-    free(steering->plan.data);
-    steering->plan = (ProtobufCBinaryData){0};
-    return status;
-}
-
-/* Queues one answer. plan: the request's, shared; NULL: it has none. */
-static cox_status submit_answer(running *r, int32_t index, cox_sequence_request sequence, cox_plan *plan)
+/* Queues one answer. */
+static cox_status submit_answer(running *r, int32_t index, cox_sequence_request sequence)
 {
     cox_session *session = r->session;
+    cox_plan *plan = r->plan;
     stream *s = NULL;
     cox_status status = stream_create(&s, r, index);
     if (status == COX_OK && (plan || r->request->wants_routes))
-        status = cox__telemetry_create(&s->telemetry, session->parts.model, r->request, plan);
+        status = cox__telemetry_create(&s->telemetry, session->parts.model, r->request->wants_routes, plan);
     if (status == COX_OK) {
         sequence.id = (uint64_t)(uintptr_t)s;
         sequence.sampling = sampling_of(r, index);
@@ -482,15 +471,12 @@ static cox_status put_failure(running *r, int32_t index, cox_status failure)
 /* Queues all answers; errors are those of the first one, and then nothing is queued. */
 static cox_status submit_answers(running *r, const cox_sequence_request *sequence)
 {
-    cox_plan *plan = NULL;
-    cox_status status = take_plan(r->request, &plan);
-    if (status == COX_OK) status = submit_answer(r, 0, *sequence, plan);
+    cox_status status = submit_answer(r, 0, *sequence);
     for (int32_t i = 1; i < r->n && status == COX_OK; i++) {
-        cox_status failure = submit_answer(r, i, *sequence, plan);
+        cox_status failure = submit_answer(r, i, *sequence);
         if (failure != COX_OK) failure = put_failure(r, i, failure);
         give_up(r, failure);
     }
-    cox_plan_free(plan);
     return status;
 }
 
@@ -500,6 +486,8 @@ static cox_status submit(running *r)
     const cox_session_parts *parts = &r->session->parts;
     cox_sampling sampling = sampling_of(r, 0);
     cox_status status = cox_sampling_check(&sampling);
+    if (status == COX_OK && request->steering && !r->plan)
+        status = cox_fail(COX_INTERNAL, "the steering plan has not been compiled by the front end");
     if (status != COX_OK) return status;
     cox_tokens tokens = {0};
     const int32_t *prompt = request->prompt_ids;
@@ -540,12 +528,13 @@ static cox_status report_failure(cox_session *session, const cox_request *reques
     return set;
 }
 
-cox_status cox_session_submit(cox_session *session, cox_request *request)
+cox_status cox_session_submit(cox_session *session, cox_request *request, cox_plan *plan)
 {
     running *r = NULL;
-    cox_status status = running_create(&r, session, request);
+    cox_status status = running_create(&r, session, request, plan);
     if (status != COX_OK) {
         cox_status reported = report_failure(session, request, status);
+        cox_plan_free(plan);
         cox_request_destroy(request);
         return reported;
     }

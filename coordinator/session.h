@@ -48,9 +48,14 @@ cox_status cox_session_create(cox_session **session, const cox_session_parts *pa
                               const cox_engine_options *options, const cox_session_events *events);
 void cox_session_destroy(cox_session *session); /* NULL is allowed */
 
-/* Takes the request over. A request that cannot be served (too long, bad ids, no template, ...) becomes a
- * record, not an error; so does one that fails later, alone. Errors: NO_MEMORY for the record itself. */
-cox_status cox_session_submit(cox_session *session, cox_request *request);
+/*
+ * Takes the request over, and the caller's share of its compiled plan (NULL: none), also on failure; the plan
+ * must not change while others share it. What request->steering says in words is not read, but a request that
+ * has some and comes without a plan fails. A request that cannot be served (too long, bad ids, no template,
+ * ...) becomes a record, not an error; so does one that fails later, alone. Errors: NO_MEMORY for the record
+ * itself.
+ */
+cox_status cox_session_submit(cox_session *session, cox_request *request, cox_plan *plan);
 
 /*
  * Ends a request, whatever it has so far: waiting, in its prompt or generating. Its record, the last event as

@@ -68,7 +68,7 @@ int32_t cox__steering_n_hits(const cox__steering *steering);
 int32_t cox__steering_report(const cox__steering *steering, const cox__hits *hits, cox_steer_hits *report);
 
 /* Tells a table that has just been created what the plan leaves clean, and what it does to each page. */
-void cox__steering_reach(const cox__steering *steering, const cox_sequence_request *request,
+void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, const cox_known *known,
                          cox_kv_table *table);
 
 /* Counts, for the batch of a step, the rows whose plans have something at each site of each layer, so that

@@ -237,32 +237,30 @@ static void resolve(const cox_intervention *v, int32_t n_prompt, int32_t n_untou
     if (*from < n_untouched) *from = n_untouched;
 }
 
-void cox__steering_reach(const cox__steering *steering, const cox_sequence_request *request,
+void cox__steering_reach(const cox__steering *steering, int32_t n_prompt, const cox_known *known,
                          cox_kv_table *table)
 {
     int32_t n_untouched = 0;
-    while (request->shortcuts.touched && n_untouched < request->n_prompt &&
-           !request->shortcuts.touched[n_untouched])
-        n_untouched++;
-    table->touched = request->shortcuts.touched;
-    table->n_touched = request->shortcuts.touched ? request->n_prompt : 0;
-    table->has_entry = request->shortcuts.knows_entry;
+    while (known->touched && n_untouched < n_prompt && !known->touched[n_untouched]) n_untouched++;
+    table->touched = known->touched;
+    table->n_touched = known->touched ? n_prompt : 0;
+    table->has_entry = known->knows_entry;
     for (int32_t i = 0; i < steering->plan->n; i++) {
         const cox_intervention *v = &steering->plan->interventions[i];
         int32_t from, to, l = 0;
-        resolve(v, request->n_prompt, n_untouched, &from, &to);
+        resolve(v, n_prompt, n_untouched, &from, &to);
         if (v->strength == 0 || from >= to) continue;
         while (l < table->n_clean_layers && !v->layers[l]) l++;
         table->n_clean_layers = l;
         if (from < table->n_clean_positions) table->n_clean_positions = from;
-        bool is_counted = steering->kv_hashes[i] != 0 || !request->shortcuts.skips_idle_rows;
+        bool is_counted = steering->kv_hashes[i] != 0 || !known->skips_idle_rows;
         if (is_counted && from < table->n_clean_keys) table->n_clean_keys = from;
     }
     for (int32_t p = 0; p < table->max_pages; p++) {
         int32_t end = (p + 1) * COX_KV_BLOCK;
         for (int32_t i = 0; i < steering->plan->n; i++) {
             int32_t from, to;
-            resolve(&steering->plan->interventions[i], request->n_prompt, n_untouched, &from, &to);
+            resolve(&steering->plan->interventions[i], n_prompt, n_untouched, &from, &to);
             if (steering->kv_hashes[i] == 0 || from >= end || from >= to) continue;
             if (to > end) to = end;
             uint64_t *effect = &table->pages[p].effect;

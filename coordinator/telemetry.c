@@ -19,29 +19,29 @@ struct cox__telemetry {
     cox_traced_route **routes;                   /* [n_layers] of [capacity, top_k]; NULL where none came */
 };
 
-static cox_status copy_plan(cox__telemetry *t, const cox_request *request, const cox_plan *plan)
+static cox_status copy_plan(cox__telemetry *t, const cox_plan *plan)
 {
-    t->plan_name = strdup(request->steering->name);
+    t->plan_name = strdup(plan->name);
     t->kinds = calloc((size_t)plan->n + 1, sizeof *t->kinds);
     if (!t->plan_name || !t->kinds) return cox_no_memory("what an answer tells of its steering and routes");
-    t->was_forced = request->steering->was_forced;
+    t->was_forced = plan->was_forced;
     t->n_kinds = plan->n;
     for (int32_t i = 0; i < plan->n; i++)
         t->kinds[i] = (kind){plan->interventions[i].site, plan->interventions[i].op};
     return COX_OK;
 }
 
-cox_status cox__telemetry_create(cox__telemetry **telemetry, const cox_model *model,
-                                 const cox_request *request, const cox_plan *plan)
+cox_status cox__telemetry_create(cox__telemetry **telemetry, const cox_model *model, bool wants_routes,
+                                 const cox_plan *plan)
 {
     cox__telemetry *t = calloc(1, sizeof *t);
     if (!t) return cox_no_memory("what an answer tells of its steering and routes");
     t->n_layers = model->n_layers;
     t->top_k = model->router.top_k;
-    t->wants_routes = request->wants_routes;
+    t->wants_routes = wants_routes;
     t->routes = calloc((size_t)t->n_layers + 1, sizeof *t->routes);
     cox_status status = t->routes ? COX_OK : cox_no_memory("what an answer tells of its steering and routes");
-    if (status == COX_OK && plan) status = copy_plan(t, request, plan);
+    if (status == COX_OK && plan) status = copy_plan(t, plan);
     if (status == COX_OK) {
         *telemetry = t;
     } else {

@@ -7,14 +7,13 @@
 
 #include "coordinator/engine.h"
 #include "proto/record.h"
-#include "proto/request.h"
 
 typedef struct cox__telemetry cox__telemetry;
 
 /* plan: of the request, or NULL; only looked at here, since the engine takes it over. [out] owned by the
  * caller. Errors: NO_MEMORY. */
-cox_status cox__telemetry_create(cox__telemetry **telemetry, const cox_model *model,
-                                 const cox_request *request, const cox_plan *plan);
+cox_status cox__telemetry_create(cox__telemetry **telemetry, const cox_model *model, bool wants_routes,
+                                 const cox_plan *plan);
 void cox__telemetry_destroy(cox__telemetry *telemetry); /* NULL is allowed */
 
 /* Keeps the routes [top_k] of a row. Errors: NO_MEMORY. */

@@ -13,15 +13,19 @@
 #include "run/plan_cache.h"
 #include "run/service.h"
 
-/* On the front, before any token: a chat of one user's message, with the plan compiled into it. */
-static cox_status make_request(cox_request **request, const cox_run *run, const char *plan,
-                               const char *prompt)
+typedef struct work {
+    cox_request *request;
+    cox_plan *plan;
+} work;
+
+/* On the front, before any token: a chat of one user's message, and the compiled plan. */
+static cox_status make_request(work *w, const cox_run *run, const char *plan, const char *prompt)
 {
     cox_plan_cache *plans = NULL;
     cox_request *fresh = cox_request_create(); /* greedy, nothing steered */
     cox_status status = fresh ? cox_plan_cache_create(&plans, run->model, false) : COX_NO_MEMORY;
     if (status == COX_OK) status = cox_prompting_make_request(fresh, &run->options.prompting, prompt);
-    if (status == COX_OK) status = cox_plan_cache_load(plans, fresh, plan);
+    if (status == COX_OK) status = cox_plan_cache_load(plans, plan, &w->plan);
     cox_plan_cache_destroy(plans);
     if (status != COX_OK) {
         cox_request_destroy(fresh);
@@ -30,17 +34,19 @@ static cox_status make_request(cox_request **request, const cox_run *run, const 
     fresh->id = 1;
     fresh->max_tokens = 64;
     fresh->wants_text = true; /* on_text, as the text comes */
-    *request = fresh;
+    w->request = fresh;
     return COX_OK;
 }
 
 /* The service asks for requests until it is told that there will be no more: here the one, and the end. */
-static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
+static cox_status next_request(void *context, bool is_idle, cox_request **request, cox_plan **plan,
+                               bool *is_end)
 {
-    cox_request **mine = context;
+    work *w = context;
     (void)is_idle;
-    *request = *mine;
-    *mine = NULL; /* handed over */
+    *request = w->request;
+    *plan = w->plan;
+    *w = (work){0}; /* handed over */
     *is_end = true;
     return COX_OK;
 }
@@ -79,19 +85,20 @@ int main(int argc, char *argv[])
     cox_run run;
     cox_status status = cox_run_open(&run, &options);
     if (status == COX_OK) {
-        cox_request *request = NULL;
-        if (cox_run_is_front(&run)) status = make_request(&request, &run, argv[2], argv[3]);
+        work w = {0};
+        if (cox_run_is_front(&run)) status = make_request(&w, &run, argv[2], argv[3]);
         status = cox_run_agree(&run, status); /* what failed on one rank ends all */
         if (status == COX_OK) {
             const cox_service service = {
                 .events = {.on_text = on_text, .on_record = on_record},
-                .source = {.context = &request, .next = next_request},
+                .source = {.context = &w, .next = next_request},
                 .needs_template = true,
                 .has_chats = true,
             };
             status = cox_serve(&run, &service); /* coordinators answer, the others serve their experts */
         }
-        cox_request_destroy(request); /* NULL once it has been handed over */
+        cox_request_destroy(w.request); /* NULL once it has been handed over */
+        cox_plan_free(w.plan);
         cox_run_close(&run, false);
     }
     return cox_launch_end("answer_steered", status); /* one rank says why, all end with its exit code */

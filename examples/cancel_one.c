@@ -21,10 +21,11 @@ typedef struct work {
     bool has_cancelled;
 } work;
 
-static cox_status next_request(void *context, bool is_idle, cox_request **request, bool *is_end)
+static cox_status next_request(void *context, bool is_idle, cox_request **request, cox_plan **plan,
+                               bool *is_end)
 {
     work *w = context;
-    (void)is_idle;
+    (void)is_idle, (void)plan; /* nothing is steered */
     *is_end = w->n_sent == N_REQUESTS;
     if (*is_end) return COX_OK;
     cox_request *fresh = cox_request_create();

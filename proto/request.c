@@ -106,15 +106,16 @@ cox_status cox_request_set_steering(cox_request *request, const char *json)
     return status != COX_OK ? status : cox_request_set(&request->steering->json, json);
 }
 
-cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t n_bytes, const char *name,
+cox_status cox_request_set_plan(cox_request *request, void *packed, size_t n_bytes, const char *name,
                                 bool was_forced)
 {
     cox_status status = make_steering(request);
-    uint8_t *copy = status == COX_OK ? malloc(n_bytes) : NULL;
-    if (!copy) return cox_no_memory("a request");
-    memcpy(copy, packed, n_bytes);
+    if (status != COX_OK) {
+        free(packed);
+        return status;
+    }
     free(request->steering->plan.data);
-    request->steering->plan = (ProtobufCBinaryData){.data = copy, .len = n_bytes};
+    request->steering->plan = (ProtobufCBinaryData){.data = packed, .len = n_bytes};
     request->steering->was_forced = was_forced;
     status = cox_request_set(&request->steering->name, name);
     return status != COX_OK ? status : cox_request_set(&request->steering->json, "");

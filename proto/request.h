@@ -33,9 +33,10 @@ cox_status cox_request_set_user(cox_request *request, const char *content);
  * what they hold is left as it is. Errors: BAD_FILE, NO_MEMORY. */
 cox_status cox_request_set_chat(cox_request *request, const json_t *body, const char *where);
 cox_status cox_request_add_stop(cox_request *request, const char *stop);
-/* Steering as the user wrote it, and, in its place, the packed plan (n_bytes > 0) that it means. */
+/* Steering as the user wrote it, and, in its place, for the way to another rank, the packed plan that it
+ * means: n_bytes > 0 from malloc, taken over, also on failure. */
 cox_status cox_request_set_steering(cox_request *request, const char *json);
-cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t n_bytes, const char *name,
+cox_status cox_request_set_plan(cox_request *request, void *packed, size_t n_bytes, const char *name,
                                 bool was_forced);
 
 /* {"17": -100, ...}: what is added to the logits of single tokens, in place of what was there; NULL and

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "steering/plan.h"
 
 /* Plans kept; those that come when either is reached are compiled each time. */
 enum { MAX_KEPT = 4096, MAX_KEPT_BYTES = 64 << 20 };
@@ -14,10 +13,7 @@ enum { MAX_KEPT = 4096, MAX_KEPT_BYTES = 64 << 20 };
 typedef struct compiled {
     uint64_t hash;
     char *json, *folder; /* what it was compiled from */
-    char *name;
-    void *packed; /* [n_bytes] */
-    size_t n_bytes;
-    bool was_forced;
+    cox_plan *plan;      /* a share */
 } compiled;
 
 struct cox_plan_cache {
@@ -42,8 +38,7 @@ static void release(compiled *c)
 {
     free(c->json);
     free(c->folder);
-    free(c->name);
-    free(c->packed);
+    cox_plan_free(c->plan);
 }
 
 void cox_plan_cache_destroy(cox_plan_cache *steer)
@@ -84,25 +79,16 @@ static cox_status find_fingerprint(cox_plan_cache *steer)
 static cox_status compile(cox_plan_cache *steer, compiled *c)
 {
     json_t *json = NULL;
-    cox_plan *plan = NULL;
-    int32_t n_kept = 0;
     cox_status status = find_fingerprint(steer);
     if (status == COX_OK) status = cox_json_load_text(&json, c->json, strlen(c->json), "steering");
     if (status == COX_OK) {
-        status = cox_plan_from_json(&plan, json, "steering", c->folder, steer->model,
+        status = cox_plan_from_json(&c->plan, json, "steering", c->folder, steer->model,
                                     steer->tokenizer_fingerprint, steer->is_forced);
     }
-    if (status == COX_OK && plan->note && !steer->has_warned) {
-        fprintf(stderr, "warning: %s\n", plan->note);
+    if (status == COX_OK && c->plan->note && !steer->has_warned) {
+        fprintf(stderr, "warning: %s\n", c->plan->note);
         steer->has_warned = true;
     }
-    if (status == COX_OK) status = cox_plan_pack(plan, NULL, NULL, &c->packed, &c->n_bytes, &n_kept);
-    if (status == COX_OK) {
-        c->was_forced = plan->was_forced;
-        c->name = strdup(plan->name);
-        if (!c->name) status = cox_no_memory("a steering plan");
-    }
-    cox_plan_free(plan);
     json_decref(json);
     return status;
 }
@@ -110,7 +96,7 @@ static cox_status compile(cox_plan_cache *steer, compiled *c)
 /* Takes *c over when there is room. */
 static bool keep(cox_plan_cache *steer, const compiled *c)
 {
-    size_t n_bytes = c->n_bytes + strlen(c->json);
+    size_t n_bytes = cox_arena_used_bytes(c->plan->arena) + strlen(c->json);
     if (steer->n_kept == MAX_KEPT || steer->n_kept_bytes + n_bytes > MAX_KEPT_BYTES) return false;
     compiled *larger = realloc(steer->kept, (steer->n_kept + 1) * sizeof *larger);
     if (!larger) return false;
@@ -120,8 +106,8 @@ static bool keep(cox_plan_cache *steer, const compiled *c)
     return true;
 }
 
-/* request: NULL to look only whether the plan is good. */
-static cox_status set_plan(cox_plan_cache *steer, cox_request *request, const char *json, const char *folder)
+cox_status cox_plan_cache_compile(cox_plan_cache *steer, const char *json, const char *folder,
+                                  cox_plan **plan)
 {
     compiled fresh = {.json = strdup(json), .folder = strdup(folder)};
     cox_status status = fresh.json && fresh.folder ? COX_OK : cox_no_memory("a steering plan");
@@ -136,29 +122,26 @@ static cox_status set_plan(cox_plan_cache *steer, cox_request *request, const ch
             c = &fresh;
         }
     }
-    if (status == COX_OK && request)
-        status = cox_request_set_plan(request, c->packed, c->n_bytes, c->name, c->was_forced);
+    if (status == COX_OK) *plan = cox_plan_share(c->plan);
     if (!is_kept) release(&fresh);
     return status;
 }
 
-cox_status cox_plan_cache_compile(cox_plan_cache *steer, cox_request *request, const char *folder)
-{
-    return set_plan(steer, request, request->steering->json, folder);
-}
-
-cox_status cox_plan_cache_load(cox_plan_cache *steer, cox_request *request, const char *path)
+cox_status cox_plan_cache_load(cox_plan_cache *steer, const char *path, cox_plan **plan)
 {
     json_t *json = json_pack("{s:s}", "plan", path);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (!text) return cox_fail(COX_INVALID, "--steer: the path is not valid UTF-8");
-    cox_status status = set_plan(steer, request, text, ".");
+    cox_status status = cox_plan_cache_compile(steer, text, ".", plan);
     free(text);
     return status;
 }
 
 cox_status cox_plan_cache_check(cox_plan_cache *steer, const char *path)
 {
-    return cox_plan_cache_load(steer, NULL, path);
+    cox_plan *plan = NULL;
+    cox_status status = cox_plan_cache_load(steer, path, &plan);
+    cox_plan_free(plan);
+    return status;
 }

@@ -269,17 +269,23 @@ const cox_counters *cox_cell_runner_counters(const cox_cell_runner *runner)
 
 /* --- The clean run --- */
 
-static cox_sequence_request request_of(const cox_cell_runner *r, int32_t at, int32_t prompt)
+/* Of every request, with a plan or without. */
+static cox_known known_of(const cox_cell_runner *r)
 {
-    return (cox_sequence_request){
-        .id = (uint64_t)at * (uint64_t)r->n_prompts + (uint64_t)prompt,
-        .prompt = r->tokens[prompt],
-        .n_prompt = r->lengths[prompt],
-        .max_tokens = r->max_tokens,
-        .sampling = cox_sampling_defaults(),
-        .wants_logits = r->max_tokens == 0,
-        .logits_from = r->lengths[prompt] - 1,
-        .shortcuts = {.skips_idle_rows = !r->question->is_plain, .shares_rows = !r->question->is_plain}};
+    return (cox_known){.skips_idle_rows = !r->question->is_plain, .shares_rows = !r->question->is_plain};
+}
+
+static cox_sequence_request request_of(const cox_cell_runner *r, int32_t at, int32_t prompt,
+                                       const cox_known *known)
+{
+    return (cox_sequence_request){.id = (uint64_t)at * (uint64_t)r->n_prompts + (uint64_t)prompt,
+                                  .prompt = r->tokens[prompt],
+                                  .n_prompt = r->lengths[prompt],
+                                  .max_tokens = r->max_tokens,
+                                  .sampling = cox_sampling_defaults(),
+                                  .wants_logits = r->max_tokens == 0,
+                                  .logits_from = r->lengths[prompt] - 1,
+                                  .known = known};
 }
 
 static cox_cell_result result_of(const cox_cell_runner *r, const slot *s)
@@ -311,11 +317,12 @@ static void count_clean(cox_cell_runner *r, const cox_counters *before)
 cox_status cox_cell_runner_run_clean(cox_cell_runner *runner, cox_cell_result *clean)
 {
     cox_status status = COX_OK;
+    const cox_known known = known_of(runner);
     runner->clean.cell = CLEAN;
     for (int pass = 0; pass < 2; pass++) {
         runner->clean.n_left = runner->n_prompts;
         for (int32_t p = 0; p < runner->n_prompts && status == COX_OK; p++) {
-            cox_sequence_request request = request_of(runner, runner->n_slots, p);
+            cox_sequence_request request = request_of(runner, runner->n_slots, p, &known);
             request.wants_routes = pass == 0;
             status = cox_engine_submit(runner->engine, &request);
         }
@@ -343,9 +350,10 @@ static cox_status load_layer(cox_cell_runner *r, int32_t layer)
 {
     cox_status status = empty_engine(r);
     const cox_counters before = *cox_engine_counters(r->engine);
+    const cox_known known = known_of(r);
     cox_clean_layer_begin(&r->layer, layer);
     for (int32_t p = 0; p < r->n_prompts && status == COX_OK; p++) {
-        cox_sequence_request request = request_of(r, r->n_slots, p);
+        cox_sequence_request request = request_of(r, r->n_slots, p, &known);
         request.wants_logits = false;
         request.wants_routes = true;
         request.observation = &r->layer.observation;
@@ -491,12 +499,12 @@ static cox_status submit_prompts(cox_cell_runner *r, int32_t at, const cox_sweep
             take_clean(r, s, p);
             continue;
         }
-        cox_sequence_request request = request_of(r, at, p);
+        cox_known known = known_of(r);
+        cox_sequence_request request = request_of(r, at, p, &known);
         if (plan) request.plan = cox_plan_share(plan);
-        if (plan && cell->strength != 0 && hangs_on_routes(cell) && !is_plain)
-            request.shortcuts.touched = touched;
-        request.shortcuts.knows_entry = s->plan;
-        if (plan && !is_plain) count_savings(r, plan, p, request.shortcuts.touched, s->plan);
+        if (plan && cell->strength != 0 && hangs_on_routes(cell) && !is_plain) known.touched = touched;
+        known.knows_entry = s->plan;
+        if (plan && !is_plain) count_savings(r, plan, p, known.touched, s->plan);
         cox_status status = cox_engine_submit(r->engine, &request);
         if (status == COX_OK) continue;
         cox_plan_free(request.plan);

@@ -404,8 +404,11 @@ static void test_steering_there_and_back(void **state)
     assert_int_equal(status, COX_OK);
     assert_true(request->wants_routes);
     assert_string_equal(request->steering->json, "{\"interventions\":[{\"strength\":0.10000000000000001}]}");
-    assert_int_equal(cox_request_set_plan(request, "old", 3, "old", false), COX_OK);
-    assert_int_equal(cox_request_set_plan(request, "p\0q", 3, "warm", true), COX_OK);
+    assert_int_equal(cox_request_set_plan(request, strdup("old"), 3, "old", false), COX_OK);
+    char *packed = malloc(3);
+    assert_non_null(packed);
+    memcpy(packed, "p\0q", 3);
+    assert_int_equal(cox_request_set_plan(request, packed, 3, "warm", true), COX_OK);
     assert_int_equal(cox_request_set(&request->routes_file, "dir/line-1.safetensors"), COX_OK);
     void *data = NULL;
     size_t n = 0;

@@ -192,7 +192,7 @@ static cox_request *make_request(const char *stop)
 }
 
 /* Says `text` to one request; the result is in *h. */
-static void say(heard *h, const char *text, cox_request *request)
+static void say(heard *h, const char *text, cox_request *request, cox_plan *plan)
 {
     memset(h, 0, sizeof *h);
     said.script.n = 0;
@@ -201,7 +201,7 @@ static void say(heard *h, const char *text, cox_request *request)
         assert_int_equal(cox_tokenizer_encode(tokenizer, text, strlen(text), false, &said.script), COX_OK);
     }
     cox_session *session = open_session(h, "no template here");
-    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_submit(session, request, plan), COX_OK);
     while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
     cox_session_destroy(session);
     assert_int_equal(h->n_records, 1);
@@ -212,7 +212,7 @@ static void say(heard *h, const char *text, cox_request *request)
 static void check(const char *text, const char *stop, const char *shown)
 {
     heard h;
-    say(&h, text, make_request(stop));
+    say(&h, text, make_request(stop), NULL);
     assert_int_equal(h.record->status_code, 200);
     assert_string_equal(h.record->text, shown);
     assert_string_equal(h.record->finish_reason, "stop");
@@ -243,7 +243,7 @@ static void test_a_stop_ends_the_sequence(void **state)
 {
     (void)state;
     heard h;
-    say(&h, "one two three four", make_request("two"));
+    say(&h, "one two three four", make_request("two"), NULL);
     int32_t n_all = (int32_t)said.script.n;
     assert_true(h.record->n_generated < n_all);
     cox_record_destroy(h.record);
@@ -257,7 +257,7 @@ static void test_lengths_and_logprobs(void **state)
     request->max_tokens = 3;
     request->sampling->n_logprobs = 1;
     request->wants_digest = 1;
-    say(&h, "one two three four five six", request);
+    say(&h, "one two three four five six", request, NULL);
     assert_string_equal(h.record->finish_reason, "length");
     assert_int_equal(h.record->n_generated, 3);
     assert_true(h.record->has_logprobs);
@@ -277,18 +277,18 @@ static void test_half_a_character_at_the_end(void **state)
     heard h;
     cox_request *request = make_request(NULL);
     request->max_tokens = 1;
-    say(&h, "\xf0\x9f\x99\x82", request);
+    say(&h, "\xf0\x9f\x99\x82", request, NULL);
     assert_true(said.script.n > 1); /* the organism's vocabulary has no smile */
     assert_string_equal(h.record->text, "\xef\xbf\xbd");
     cox_record_destroy(h.record);
 }
 
-static void refuse(cox_request *request, int32_t code, const char *word)
+static void refuse(cox_request *request, cox_plan *plan, int32_t code, const char *word)
 {
     heard h = {0};
     said.n_sequences = 0;
     cox_session *session = open_session(&h, "no template here");
-    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_submit(session, request, plan), COX_OK);
     assert_int_equal(cox_session_n_requests(session), 0);
     assert_int_equal(h.n_records, 1);
     assert_int_equal(h.record->status_code, code);
@@ -302,39 +302,31 @@ static void test_bad_requests_become_records(void **state)
     (void)state;
     cox_request *request = make_request(NULL);
     assert_int_equal(cox_request_set_user(request, "hi"), COX_OK);
-    refuse(request, 400, "no template here");
+    refuse(request, NULL, 400, "no template here");
     request = make_request(NULL);
     request->sampling->top_p = 2;
-    refuse(request, 400, "top_p");
+    refuse(request, NULL, 400, "top_p");
     request = make_request(NULL);
     assert_int_equal(cox_request_set(&request->prompt, "bad \xff"), COX_OK);
-    refuse(request, 400, "UTF-8");
+    refuse(request, NULL, 400, "UTF-8");
     said.refuses = COX_TOO_LONG;
-    refuse(make_request(NULL), 400, "context");
+    refuse(make_request(NULL), NULL, 400, "context");
     said.refuses = COX_NO_MEMORY;
-    refuse(make_request(NULL), 503, "context");
+    refuse(make_request(NULL), NULL, 503, "context");
     said.refuses = COX_OK;
 }
 
 /* A request with a plan of three interventions that needs no file. */
-static cox_request *make_steered_request(void)
+static cox_request *make_steered_request(cox_plan **plan)
 {
     cox_model plan_model = test_model();
-    cox_plan *plan = NULL;
     const char *text = "{'name': 'n', 'interventions': ["
                        "{'site': 'resid_post', 'op': 'scale', 'factor': 2, 'layer': 0},"
                        "{'site': 'router_logits', 'op': 'bias', 'value': 2, 'layer': 0, 'expert': 1},"
                        "{'site': 'moe_out', 'op': 'scale', 'factor': 2, 'layer': [0, 2]}]}";
-    assert_int_equal(load_plan(&plan, text, &plan_model, false), COX_OK);
-    void *data = NULL;
-    size_t n = 0;
-    int32_t n_kept = 0;
-    assert_int_equal(cox_plan_pack(plan, NULL, NULL, &data, &n, &n_kept), COX_OK);
-    cox_request *request = make_request(NULL);
-    assert_int_equal(cox_request_set_plan(request, data, n, plan->name, true), COX_OK);
-    free(data);
-    cox_plan_free(plan);
-    return request;
+    assert_int_equal(load_plan(plan, text, &plan_model, false), COX_OK);
+    (*plan)->was_forced = true;
+    return make_request(NULL);
 }
 
 /* Each answer has its own seed and text, and there is one record. */
@@ -342,7 +334,8 @@ static void test_several_answers_make_one_record(void **state)
 {
     (void)state;
     heard h;
-    cox_request *request = make_steered_request();
+    cox_plan *plan = NULL;
+    cox_request *request = make_steered_request(&plan);
     request->n_choices = 3;
     request->max_tokens = 3;
     request->wants_text = 0;
@@ -353,7 +346,7 @@ static void test_several_answers_make_one_record(void **state)
     memset(&h, 0, sizeof h);
     said.n_sequences = said.n_plans = 0;
     cox_session *session = open_session(&h, NULL);
-    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_submit(session, request, plan), COX_OK);
     assert_int_equal(cox_session_n_requests(session), 1);
     assert_int_equal(said.n_sequences, 3);
     assert_int_equal(said.n_plans, 3);
@@ -388,7 +381,7 @@ static void test_one_failed_answer_fails_the_request(void **state)
     said.n_sequences = 0;
     said.breaks_at = 1;
     cox_session *session = open_session(&h, NULL);
-    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
     while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
     cox_session_destroy(session);
     said.breaks_at = 0;
@@ -408,7 +401,7 @@ static void test_a_cancelled_request(void **state)
     cox_session *session = open_session(&h, "no template here");
     cox_request *request = make_request(NULL);
     request->n_choices = 3;
-    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
     for (int i = 0; i < 3; i++) assert_int_equal(cox_session_step(session), COX_OK);
     cox_session_cancel(session, 6); /* another one */
     assert_int_equal(cox_session_step(session), COX_OK);
@@ -441,7 +434,7 @@ static void test_a_failed_callback_ends_its_request(void **state)
     cox_session *session = open_session(&h, "no template here");
     cox_request *request = make_request(NULL);
     request->n_choices = 2;
-    assert_int_equal(cox_session_submit(session, request), COX_OK);
+    assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
     while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
     assert_int_equal(h.n_records, 1);
     assert_int_not_equal(h.record->status_code, 200);
@@ -449,7 +442,7 @@ static void test_a_failed_callback_ends_its_request(void **state)
     cox_record_destroy(h.record);
     h = (heard){0};
     said.script.n = 0;
-    assert_int_equal(cox_session_submit(session, make_request(NULL)), COX_OK);
+    assert_int_equal(cox_session_submit(session, make_request(NULL), NULL), COX_OK);
     while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
     assert_int_equal(h.record->status_code, 200);
     cox_record_destroy(h.record);
@@ -475,7 +468,7 @@ static void test_echo(void **state)
         memset(&h, 0, sizeof h);
         said.n_sequences = 0;
         cox_session *session = open_session(&h, NULL);
-        assert_int_equal(cox_session_submit(session, request), COX_OK);
+        assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
         while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
         cox_session_destroy(session);
         if (is_broken) {
@@ -506,7 +499,9 @@ static void test_a_plan_reaches_the_engine_and_its_hits_the_record(void **state)
     said.n_plans = 0;
     said.hits[0] = (cox_steer_hits){2, 0, -1, 3, 4, 2.5, 0.5};
     said.hits[1] = (cox_steer_hits){2, 2, -1, 5, 0, 1.5, 0.25};
-    say(&h, "one two", make_steered_request());
+    cox_plan *plan = NULL;
+    cox_request *request = make_steered_request(&plan);
+    say(&h, "one two", request, plan);
     assert_int_equal(said.n_plans, 1);
     assert_int_equal(said.plan->n, 3);
     const Cox__SteeringRecord *steering = h.record->steering;
@@ -526,7 +521,7 @@ static void test_a_plan_reaches_the_engine_and_its_hits_the_record(void **state)
     assert_int_equal(steering->hits[3]->n_prompt, 5);
     assert_null(h.record->routes);
     cox_record_destroy(h.record);
-    say(&h, "one two", make_request(NULL));
+    say(&h, "one two", make_request(NULL), NULL);
     assert_int_equal(said.n_plans, 1);
     assert_null(h.record->steering);
     cox_record_destroy(h.record);
@@ -538,7 +533,7 @@ static void test_routes_reach_the_record(void **state)
     heard h;
     cox_request *request = make_request(NULL);
     request->wants_routes = 1;
-    say(&h, "one two three four five six", request);
+    say(&h, "one two three four five six", request, NULL);
     const Cox__TracedRoutes *routes = h.record->routes;
     assert_non_null(routes);
     assert_int_equal(routes->n_tokens, (int32_t)said.script.n + 1);
@@ -555,24 +550,27 @@ static void test_routes_reach_the_record(void **state)
     cox_record_destroy(h.record);
 }
 
-/* Refused after the plan was unpacked, before, and by a plan that is none: the plan is freed once (sanitizers
- * watch), and the engine never has it. */
-static void test_a_refused_request_keeps_its_plan(void **state)
+/* Refused by the engine and before it: the plan is freed once (sanitizers watch), a share of it stays, and
+ * the engine never has it. */
+static void test_a_refused_request_gives_its_plan_back(void **state)
 {
     (void)state;
+    cox_plan *plan = NULL;
     said.n_plans = 0;
     said.refuses = COX_TOO_LONG;
-    refuse(make_steered_request(), 400, "context");
+    cox_request *request = make_steered_request(&plan);
+    cox_plan *kept = cox_plan_share(plan);
+    refuse(request, plan, 400, "context");
     said.refuses = COX_OK;
-    cox_request *request = make_steered_request();
-    request->sampling->top_p = 2;
-    refuse(request, 400, "top_p");
+    assert_int_equal(kept->n_owners, 1);
     request = make_request(NULL);
-    assert_int_equal(cox_request_set_plan(request, "\xff\xff", 2, "bad", false), COX_OK);
-    refuse(request, 400, "packed plan");
+    request->sampling->top_p = 2;
+    refuse(request, cox_plan_share(kept), 400, "top_p");
+    assert_int_equal(kept->n_owners, 1);
+    cox_plan_free(kept);
     request = make_request(NULL);
     assert_int_equal(cox_request_set_steering(request, "{}"), COX_OK);
-    refuse(request, 500, "compiled");
+    refuse(request, NULL, 500, "compiled");
     assert_int_equal(said.n_plans, 0);
 }
 
@@ -614,7 +612,7 @@ int main(void)
         cmocka_unit_test(test_bad_requests_become_records),
         cmocka_unit_test(test_a_plan_reaches_the_engine_and_its_hits_the_record),
         cmocka_unit_test(test_routes_reach_the_record),
-        cmocka_unit_test(test_a_refused_request_keeps_its_plan),
+        cmocka_unit_test(test_a_refused_request_gives_its_plan_back),
     };
     return cmocka_run_group_tests(tests, load_tokenizer, free_tokenizer);
 }
