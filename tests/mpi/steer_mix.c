@@ -195,7 +195,7 @@ static int moment_of(int k, uint32_t seed)
 {
     uint32_t state = (seed + (uint32_t)k) * 2654435761u;
     state = state * 1664525u + 1013904223u;
-    return k % 2 ? (int)((state >> 8) % 14) : -1;
+    return k % 2 ? (int)((state >> 8) % 6) : -1;
 }
 
 /* All pages and plans are back. */
