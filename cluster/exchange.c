@@ -113,7 +113,7 @@ static cox_status check_options(const cox_exchange *x)
                         COX__REPLY_WORDS);
     }
     if (!o->placement) return cox_fail(COX_INVALID, "exchange without a placement of experts");
-    if (x->own >= 0 && !o->host)
+    if (x->own >= 0 && (!o->host.begin || !o->host.poll))
         return cox_fail(COX_INVALID, "exchange without a host function on a rank with experts");
     if (o->kind == COX_EXCHANGE_SELF && x->cluster->size > 1) {
         return cox_fail(COX_INVALID,
@@ -309,12 +309,36 @@ static cox_work work_of(const cox_exchange *x, const int32_t *segment, float *re
                       .replies = replies};
 }
 
+cox_status cox_host_done(void *context, bool *is_done)
+{
+    (void)context;
+    *is_done = true;
+    return COX_OK;
+}
+
+/* Polls until the computation that was begun has ended. */
+static cox_status await_host(cox_exchange *x)
+{
+    const cox_host *host = &x->options.host;
+    bool is_done = false;
+    cox_status status = host->poll(host->context, &is_done);
+    if (status != COX_OK || is_done) return status;
+    cox__wait wait;
+    cox__wait_begin(x->cluster, &wait);
+    while (status == COX_OK && !is_done) {
+        cox__wait_turn(x->cluster, &wait);
+        status = host->poll(host->context, &is_done);
+    }
+    return status;
+}
+
 static cox_status compute(cox_exchange *x, const cox_work *work)
 {
     if (x->is_calibrating) return COX_OK;
     cox_cluster_keepalive(x->cluster, "computing experts");
     double begin_s = cox_now_s();
-    cox_status status = x->options.host(x->options.host_context, work);
+    cox_status status = x->options.host.begin(x->options.host.context, work);
+    if (status == COX_OK) status = await_host(x);
     x->counters.experts_s += cox_now_s() - begin_s;
     x->counters.rows_served += (uint64_t)work->n_rows;
     x->counters.routes_served += (uint64_t)work->n_routes;

@@ -16,6 +16,7 @@
 #ifndef COX_CLUSTER_EXCHANGE_H
 #define COX_CLUSTER_EXCHANGE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/arena.h"
@@ -25,7 +26,7 @@
 #include "cluster/placement.h"
 
 /* Rows that a coordinator (maybe this very rank) wants computed here. All memory belongs to the exchange and
- * is valid during the host call. */
+ * is valid until the host's computation has ended. */
 typedef struct cox_work {
     int32_t layer, n_rows, n_routes;
     const float *rows;               /* [n_rows, row_width] f32 */
@@ -34,9 +35,26 @@ typedef struct cox_work {
     float *replies;                  /* [n_routes, row_width] f32, to be filled: pre-gate expert outputs */
 } cox_work;
 
-/* Computes work->replies. Called on this rank's main thread from within exchange calls; must not call the
- * exchange. */
-typedef cox_status cox_host_function(void *context, const cox_work *work);
+/*
+ * What computes the outputs of this rank's experts. A computation is begun and then polled until it has
+ * ended, so that a device beside the CPU can serve; a host that computes all of it in begin has cox_host_done
+ * as its poll. One computation is under way at a time. Both functions are called on this rank's main thread
+ * from within exchange calls, and must not call the exchange.
+ */
+typedef struct cox_host {
+    void *context;
+    /* [out] work->replies, now or later. Until the computation ends, *work and its rows, routes and experts
+     * stay as they are and its replies are the host's alone. Errors: nothing was begun. */
+    cox_status (*begin)(void *context, const cox_work *work);
+    /* Returns at once; called again as long as it says OK and not done. [out] *is_done: all replies are
+     * there. Done or an error ends the computation: the host touches nothing of *work any more. The
+     * coordinator gets the status as if begin had failed. What will never be done must become an error: this
+     * rank gives signs of life while it polls, so that no other takes it for hung. */
+    cox_status (*poll)(void *context, bool *is_done);
+} cox_host;
+
+/* The poll of a host whose begin computes all. */
+cox_status cox_host_done(void *context, bool *is_done);
 
 typedef enum cox_exchange_kind {
     COX_EXCHANGE_AUTO,
@@ -55,8 +73,7 @@ typedef struct cox_exchange_options {
     int32_t max_rows;         /* of one micro-batch */
     int32_t row_width, top_k; /* floats of a row and of a reply */
     const cox_placement *placement;
-    cox_host_function *host; /* NULL on ranks without experts */
-    void *host_context;
+    cox_host host; /* zeros on ranks without experts */
 } cox_exchange_options;
 
 typedef struct cox_exchange cox_exchange;
@@ -114,7 +131,7 @@ cox_status cox_exchange_serve(cox_exchange *exchange);
  * were dispatched and not combined are waited for. */
 cox_status cox_exchange_finish(cox_exchange *exchange, cox_status status);
 
-/* This rank's sums so far: rows and routes served, bytes, experts_s of the host function, wait_s for replies
+/* This rank's sums so far: rows and routes served, bytes, experts_s of the host, wait_s for replies
  * or for rows, dispatch_s for packing and starting messages. */
 const cox_counters *cox_exchange_counters(const cox_exchange *exchange);
 

@@ -94,7 +94,7 @@ struct cox_exchange {
 };
 
 /* Computes the message in lane->inbox into lane->outbox, header included; *words: what to send from
- * cox__lane_reply(). A failure of the host function is put into the reply header, its text is sent by itself.
+ * cox__lane_reply(). A failure of the host is put into the reply header, its text is sent by itself.
  */
 void cox__lane_compute(cox_exchange *x, cox__lane *lane);
 float *cox__lane_reply(cox__lane *lane);

@@ -290,8 +290,7 @@ static cox_status create_exchange(cox_run *run)
 {
     cox_exchange_options exchange = cox_run_exchange_options(&run->options, run->model, run->layout.size);
     exchange.placement = run->placement;
-    exchange.host = run->worker ? cox_worker_host : NULL;
-    exchange.host_context = run->worker;
+    exchange.host = cox_worker_host(run->worker);
     return cox_exchange_create(&run->exchange, run->cluster, &exchange); /* agrees by itself */
 }
 

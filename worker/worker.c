@@ -144,11 +144,6 @@ const cox_worker_plans *cox_worker_steering(const cox_worker *worker)
     return worker->plans;
 }
 
-int32_t cox_worker_n_experts(const cox_worker *worker)
-{
-    return worker->layer_offsets[worker->model->n_layers];
-}
-
 /* expert_offsets[e]..[e+1] for the routes of the whole work, in expert order. */
 static void count_routes(cox_worker *worker, const cox_work *work, int32_t n_local)
 {
@@ -231,7 +226,7 @@ static void compute_piece(cox_worker *worker, const cox_work *work, const cox_ff
     cox_matmul(worker->kernels, worker->jobs, n_jobs, worker->matmul_scratch);
 }
 
-cox_status cox_worker_host(void *context, const cox_work *work)
+static cox_status compute(void *context, const cox_work *work)
 {
     cox_worker *worker = context;
     int32_t first = worker->layer_offsets[work->layer];
@@ -252,4 +247,10 @@ cox_status cox_worker_host(void *context, const cox_work *work)
     const cox_expert_id *ids;
     cox_placement_local(worker->placement, work->layer, cox_cluster_rank(worker->cluster), &ids);
     return cox_worker_plans_steer(worker->plans, work, ids);
+}
+
+cox_host cox_worker_host(cox_worker *worker)
+{
+    if (!worker) return (cox_host){0};
+    return (cox_host){.context = worker, .begin = compute, .poll = cox_host_done};
 }

@@ -27,14 +27,11 @@ cox_status cox_worker_create(cox_worker **worker, const cox_model *model, const 
                              cox_load_progress *progress, void *progress_context);
 void cox_worker_destroy(cox_worker *worker); /* NULL is allowed */
 
-/* Experts held, over all layers. */
-int32_t cox_worker_n_experts(const cox_worker *worker);
-
 /* The plans that it holds; see worker/plans.h. */
 const struct cox_worker_plans *cox_worker_steering(const cox_worker *worker);
 
-/* The exchange's host function; rows and replies are d_model + COX_ROW_TAIL floats (steering/row_tag.h);
- * context is the worker. Takes no memory. */
-cox_status cox_worker_host(void *context, const cox_work *work);
+/* This worker as the exchange's host, which borrows it; it computes all in begin. Rows and replies are
+ * d_model + COX_ROW_TAIL floats (steering/row_tag.h). NULL is allowed: no host. Computing takes no memory. */
+cox_host cox_worker_host(cox_worker *worker);
 
 #endif

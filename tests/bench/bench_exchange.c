@@ -98,8 +98,7 @@ int main(int argc, char **argv)
                                     .row_width = (int32_t)d_model,
                                     .top_k = argc > 2 ? atoi(argv[2]) : 8,
                                     .placement = placement,
-                                    .host = copy_rows,
-                                    .host_context = &d_model};
+                                    .host = {&d_model, copy_rows, cox_host_done}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         options.kind = kinds[i];
         bench(c, &options);

@@ -76,7 +76,7 @@ static cox_status run(cox_cluster *c, const char *exchange)
                                     .row_width = D_MODEL,
                                     .top_k = TOP_K,
                                     .placement = placement,
-                                    .host = host};
+                                    .host = {.begin = host, .poll = cox_host_done}};
     if (status == COX_OK) status = cox_exchange_create(&x, c, &options);
     if (status != COX_OK) return status;
     if (cox_cluster_rank(c) == 0) printf("running\n");

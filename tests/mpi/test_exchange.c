@@ -1,8 +1,9 @@
 /*
  * Every reply of every back-end has the bits that a local computation gives: over coordinators, experts on
  * all ranks or on workers, placements with and without replicas, numbers of slots in flight, and steps in
- * which some ranks get no rows. Also: a dispatch takes no heap memory, a failing host reaches the coordinator
- * with its text.
+ * which some ranks get no rows, from hosts that are polled up to three times before they are done. Also: a
+ * dispatch takes no heap memory, a host that fails, when it begins or when it is polled, reaches the
+ * coordinator with its text.
  */
 #include <math.h>
 #include <string.h>
@@ -26,6 +27,9 @@ typedef struct job {
     cox_cluster *cluster;
     cox_placement *placement;
     uint32_t random;
+    const cox_work *work; /* of the host: under way; NULL: nothing */
+    int32_t n_begun, n_left;
+    bool fails_in_poll;
 } job;
 
 typedef struct flight {
@@ -47,14 +51,30 @@ static float output(int32_t layer, int32_t expert, int32_t k, float in)
     return fmaf(in, 1.0f / (float)(expert + 3), (float)(layer * D_MODEL + k) / 7.0f) * in;
 }
 
-static cox_status host(void *context, const cox_work *work)
+static cox_status host_begin(void *context, const cox_work *work)
 {
     job *j = context;
+    CHECK(!j->work, "two computations at a time");
+    CHECK(work->n_rows > 0 && work->route_offsets[work->n_rows] == work->n_routes, "%d rows", work->n_rows);
+    if (work->layer == FAILING_LAYER && !j->fails_in_poll)
+        return cox_fail(COX_BAD_FILE, "expert weights of layer 3 are gone");
+    j->work = work;
+    j->n_left = j->n_begun++ % 4;
+    return COX_OK;
+}
+
+/* The last poll computes all of it. */
+static cox_status host_poll(void *context, bool *is_done)
+{
+    job *j = context;
+    const cox_work *work = j->work;
     const cox_expert_id *ids = NULL;
+    CHECK(work, "polled, and nothing is under way");
+    if (j->n_left-- > 0) return COX_OK;
+    j->work = NULL;
+    if (work->layer == FAILING_LAYER) return cox_fail(COX_BAD_FILE, "expert weights of layer 3 are gone");
     int32_t rank = cox_cluster_rank(j->cluster),
             n = cox_placement_local(j->placement, work->layer, rank, &ids);
-    CHECK(work->n_rows > 0 && work->route_offsets[work->n_rows] == work->n_routes, "%d rows", work->n_rows);
-    if (work->layer == FAILING_LAYER) return cox_fail(COX_BAD_FILE, "expert weights of layer 3 are gone");
     for (int32_t i = 0; i < work->n_rows; i++) {
         for (int32_t r = work->route_offsets[i]; r < work->route_offsets[i + 1]; r++) {
             CHECK(work->experts[r].value >= 0 && work->experts[r].value < n, "expert %d",
@@ -67,6 +87,7 @@ static cox_status host(void *context, const cox_work *work)
             }
         }
     }
+    *is_done = true;
     return COX_OK;
 }
 
@@ -174,7 +195,7 @@ static void run(cox_exchange_kind kind, int32_t n_coordinators, bool on_all, int
     cox_cluster_options cluster_options = cox_cluster_options_defaults();
     cluster_options.n_coordinators = n_coordinators;
     cluster_options.experts_on_all = on_all;
-    job j = {.random = (uint32_t)(17 * n_slots + replicas)};
+    job j = {.random = (uint32_t)(17 * n_slots + replicas), .fails_in_poll = n_slots % 2 == 0};
     CHECK_OK(cox__cluster_create_on(&j.cluster, &cluster_options, MPI_COMM_WORLD));
     j.placement = place(j.cluster, replicas);
     j.random += (uint32_t)cox_cluster_rank(j.cluster) * 7919u;
@@ -184,8 +205,7 @@ static void run(cox_exchange_kind kind, int32_t n_coordinators, bool on_all, int
                                     .row_width = D_MODEL,
                                     .top_k = TOP_K,
                                     .placement = j.placement,
-                                    .host = host,
-                                    .host_context = &j};
+                                    .host = {&j, host_begin, host_poll}};
     cox_exchange *x = NULL;
     cox_arena *arena = NULL;
     CHECK_OK(cox_exchange_create(&x, j.cluster, &options));

@@ -156,8 +156,7 @@ static cox_status start_exchange(harness *h, const harness_config *config)
                                     .row_width = h->model->d_model + COX_ROW_TAIL,
                                     .top_k = h->model->router.top_k,
                                     .placement = h->placement,
-                                    .host = h->worker ? cox_worker_host : NULL,
-                                    .host_context = h->worker};
+                                    .host = cox_worker_host(h->worker)};
     return cox_exchange_create(&h->exchange, h->cluster, &options);
 }
 

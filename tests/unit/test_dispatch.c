@@ -170,8 +170,7 @@ static void test_self(void **state)
                                     .row_width = D_MODEL,
                                     .top_k = TOP_K,
                                     .placement = f->placement,
-                                    .host = host,
-                                    .host_context = &calls};
+                                    .host = {&calls, host, cox_host_done}};
     cox_exchange *x = NULL;
     assert_int_equal(cox_exchange_create(&x, f->cluster, &options), COX_OK);
     assert_string_equal(cox_exchange_name(x), "self");
@@ -214,6 +213,78 @@ static void test_self(void **state)
     cox_exchange_destroy(x);
 }
 
+/* A host that computes later: in its last poll, from the memory that it was given at the beginning. */
+typedef struct slow_host {
+    const cox_work *work; /* NULL: nothing under way */
+    int n_begun, n_left, n_polls;
+    bool fails;
+} slow_host;
+
+static cox_status slow_begin(void *context, const cox_work *work)
+{
+    slow_host *s = context;
+    assert_null(s->work); /* one at a time */
+    s->work = work;
+    s->n_left = s->n_begun++ % 4;
+    for (int32_t i = 0; i < work->n_routes * D_MODEL; i++) work->replies[i] = -1;
+    return COX_OK;
+}
+
+static cox_status slow_poll(void *context, bool *is_done)
+{
+    slow_host *s = context;
+    int calls = 0;
+    assert_non_null(s->work); /* never again after the end */
+    s->n_polls++;
+    if (s->n_left-- > 0) return COX_OK;
+    const cox_work *work = s->work;
+    s->work = NULL;
+    if (s->fails) return cox_fail(COX_IO, "the device was lost");
+    *is_done = true;
+    return host(&calls, work);
+}
+
+static void test_a_host_that_is_polled(void **state)
+{
+    fixture *f = *state;
+    slow_host slow = {0};
+    cox_exchange_options options = {.kind = COX_EXCHANGE_SELF,
+                                    .n_slots = 2,
+                                    .max_rows = MAX_ROWS,
+                                    .row_width = D_MODEL,
+                                    .top_k = TOP_K,
+                                    .placement = f->placement,
+                                    .host = {&slow, slow_begin, NULL}};
+    cox_exchange *x = NULL;
+    assert_int_equal(cox_exchange_create(&x, f->cluster, &options), COX_INVALID); /* a host has both */
+    options.host.poll = slow_poll;
+    assert_int_equal(cox_exchange_create(&x, f->cluster, &options), COX_OK);
+    cox_expert_id experts[MAX_ROWS * TOP_K];
+    float rows[MAX_ROWS * D_MODEL];
+    for (int32_t i = 0; i < MAX_ROWS * D_MODEL; i++) rows[i] = (float)i;
+    choose(experts, MAX_ROWS, 1);
+    cox_dispatch_plan_build(f->plan, f->placement, 1, experts, MAX_ROWS);
+    for (int step = 0; step < 9; step++) {
+        const float *replies = NULL;
+        slow.fails = step == 5;
+        assert_int_equal(cox_exchange_dispatch_begin(x, step % 2, 1, f->plan, rows), COX_OK);
+        cox_status own = cox_exchange_dispatch_end(x, step % 2);
+        assert_int_equal(own, step == 5 ? COX_IO : COX_OK);
+        if (step == 5) assert_string_equal(cox_status_message(), "the device was lost");
+        assert_null(slow.work);
+        assert_int_equal(cox_exchange_combine_end(x, step % 2, &replies), COX_OK);
+        for (int32_t r = 0; r < MAX_ROWS * TOP_K && step != 5; r++) {
+            const float *got = replies + (size_t)f->plan->reply_index[r] * D_MODEL;
+            float in = (float)(r / TOP_K * D_MODEL);
+            assert_true(got[0] == (float)(experts[r].value + 1) * in + 1);
+        }
+    }
+    assert_int_equal(slow.n_begun, 9);
+    assert_int_equal(slow.n_polls, 9 + 2 * (0 + 1 + 2 + 3));
+    assert_int_equal(cox_exchange_finish(x, COX_OK), COX_OK);
+    cox_exchange_destroy(x);
+}
+
 static void test_predicted_bytes(void **state)
 {
     (void)state;
@@ -230,9 +301,13 @@ static void test_predicted_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cluster_of_one), cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_plan),           cmocka_unit_test(test_plan_with_holes),
-        cmocka_unit_test(test_self),           cmocka_unit_test(test_predicted_bytes),
+        cmocka_unit_test(test_cluster_of_one),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_plan_with_holes),
+        cmocka_unit_test(test_self),
+        cmocka_unit_test(test_a_host_that_is_polled),
+        cmocka_unit_test(test_predicted_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
