@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/alive.h"
+#include "base/file.h"
 #include "base/json_internal.h"
 #include "base/nearest.h"
 
@@ -88,26 +89,11 @@ cox_status cox_json_load_python_text(json_t **value, const char *text, size_t n_
 
 cox_status cox_json_load_python_file(json_t **value, const char *path)
 {
-    FILE *file = NULL;
-    cox_status status = open_file(&file, path);
-    if (status != COX_OK) return status;
     char *text = NULL;
-    size_t n = 0, room = 0;
-    do {
-        char *larger = realloc(text, room ? 2 * room : 1 << 16);
-        if (!larger) break;
-        text = larger;
-        room = room ? 2 * room : 1 << 16;
-        n += fread(text + n, 1, room - n, file);
-    } while (n == room);
-    if (ferror(file))
-        status = cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
-    else if (n == room)
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory for a file of more than %zu bytes", path, n);
-    else
-        status = cox_json_load_python_text(value, text, n, path);
+    size_t n = 0;
+    cox_status status = cox_file_read(path, SIZE_MAX, &text, &n);
+    if (status == COX_OK) status = cox_json_load_python_text(value, text, n, path);
     free(text);
-    fclose(file);
     return status;
 }
 

@@ -19,6 +19,11 @@ cox_status cox_fail(cox_status status, const char *format, ...)
     return status;
 }
 
+cox_status cox_no_memory(const char *what)
+{
+    return cox_fail(COX_NO_MEMORY, "out of memory for %s", what);
+}
+
 cox_status cox_fail_in(cox_status status, const char *format, ...)
 {
     char before[MESSAGE_BYTES];

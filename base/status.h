@@ -31,6 +31,9 @@ typedef enum cox_status {
 /* Stores the formatted message for this thread (replacing the one before) and returns `status`. */
 __attribute__((format(printf, 2, 3), cold)) cox_status cox_fail(cox_status status, const char *format, ...);
 
+/* The failure of every allocation: "out of memory for <what>". Returns COX_NO_MEMORY. */
+__attribute__((cold)) cox_status cox_no_memory(const char *what);
+
 /* Puts "context: " in front of this thread's message; returns `status`. For callers who know more. */
 __attribute__((format(printf, 2, 3), cold)) cox_status cox_fail_in(cox_status status, const char *format,
                                                                    ...);

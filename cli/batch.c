@@ -94,7 +94,7 @@ static void write_record(batch *b, const cox_record *record)
     char *line = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (!line) {
-        b->failed = cox_fail(COX_NO_MEMORY, "out of memory for an answer line");
+        b->failed = cox_no_memory("an answer line");
         return;
     }
     size_t n = strlen(line);
@@ -320,7 +320,7 @@ static cox_status add_sampling(json_t *run, const cox_options *options)
                   (json_int_t)options->top_k, "top_p", options->top_p, "min_p", options->min_p,
                   "repetition_penalty", options->repetition_penalty, "seed", (json_int_t)options->seed,
                   "ignore_eos", (int)options->ignores_eos, "logits_digest", (int)options->wants_digest);
-    if (!sampling) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!sampling) return cox_no_memory("a batch");
     /* not said when they are off, as in journals from before they were there */
     if (options->presence_penalty != 0.0)
         json_object_set_new(sampling, "presence_penalty", json_real(options->presence_penalty));
@@ -328,7 +328,7 @@ static cox_status add_sampling(json_t *run, const cox_options *options)
         json_object_set_new(sampling, "frequency_penalty", json_real(options->frequency_penalty));
     int failed = json_object_update(run, sampling);
     json_decref(sampling);
-    return failed ? cox_fail(COX_NO_MEMORY, "out of memory") : COX_OK;
+    return failed ? cox_no_memory("a batch") : COX_OK;
 }
 
 static cox_status open_results(batch *b)
@@ -368,7 +368,7 @@ static cox_status find_folder(batch *b)
                         ? strdup("/")
                         : strndup(b->options->input, (size_t)(slash - b->options->input));
     }
-    return b->folder ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    return b->folder ? COX_OK : cox_no_memory("a batch");
 }
 
 /* Output comes last: what is wrong before leaves no file behind. */

@@ -200,7 +200,7 @@ static cox_status report(const cox_run *run, const cox_mix_options *o, const cox
         cox_bench_print(json, "work");
         print_table(o, result, scratch);
     }
-    cox_status status = text ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the report");
+    cox_status status = text ? COX_OK : cox_no_memory("the report");
     free(text);
     json_decref(json);
     free(scratch);

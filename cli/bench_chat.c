@@ -18,11 +18,6 @@ typedef struct bench {
     uint64_t n_tokens;
 } bench;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a benchmark");
-}
-
 /* An ordinary chat: three short questions and two longer answers, no two alike. */
 static cox_status make_chat(cox_request **request, int64_t number)
 {
@@ -42,7 +37,8 @@ static cox_status make_chat(cox_request **request, int64_t number)
     }
     json_t *body = json_pack("{s:o}", "messages", messages);
     *request = cox_request_create();
-    cox_status status = body && *request ? cox_request_set_chat(*request, body, "bench") : out_of_memory();
+    cox_status status =
+        body && *request ? cox_request_set_chat(*request, body, "bench") : cox_no_memory("a benchmark");
     json_decref(body);
     return status;
 }
@@ -53,7 +49,7 @@ static cox_status prepare(bench *b)
     size_t n = (size_t)b->options->n_requests;
     b->requests = calloc(n, sizeof(cox_request *));
     b->seconds = calloc(n * (size_t)b->options->n_rounds, sizeof *b->seconds);
-    if (!b->requests || !b->seconds) return out_of_memory();
+    if (!b->requests || !b->seconds) return cox_no_memory("a benchmark");
     cox_status status = cox_tokenizer_load(&b->tokenizer, b->options->model);
     if (status == COX_OK)
         status = cox_prompting_load_template(&b->chat_template, &prompting, b->options->model, b->process);
@@ -108,7 +104,7 @@ static cox_status report(bench *b)
                   "tokens_per_chat", (double)b->n_tokens / (double)n);
     char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(json);
-    if (!text) return out_of_memory();
+    if (!text) return cox_no_memory("a benchmark");
     if (o->is_json) {
         puts(text);
     } else {

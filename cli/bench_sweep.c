@@ -37,11 +37,6 @@ typedef struct bench {
     int64_t n_all_done, n_all;
 } bench;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a benchmark");
-}
-
 static double cpu_now_s(void)
 {
     struct timespec t;
@@ -66,7 +61,7 @@ static cox_status collect(const bench *b, group *g, int64_t first)
     g->alone = malloc((size_t)b->n_alone * sizeof *g->alone);
     g->alone_s = calloc((size_t)b->n_alone, sizeof *g->alone_s);
     g->alone_cpu_s = calloc((size_t)b->n_alone, sizeof *g->alone_cpu_s);
-    if (!g->cells || !g->alone || !g->alone_s || !g->alone_cpu_s) return out_of_memory();
+    if (!g->cells || !g->alone || !g->alone_s || !g->alone_cpu_s) return cox_no_memory("a benchmark");
     for (int64_t c = first; c < grid->n_cells; c++) {
         const cox_sweep_cell cell = cox_sweep_cell_at(grid, c);
         if (strcmp(group_name(&cell), g->name) == 0) g->cells[g->n++] = c;
@@ -322,7 +317,7 @@ static cox_status report(const bench *b, const group *groups, int32_t n_groups)
             print_times(all, "cpu");
         }
     }
-    cox_status status = text ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the report");
+    cox_status status = text ? COX_OK : cox_no_memory("the report");
     free(text);
     json_decref(json);
     for (int32_t i = 0; i < n_groups && status == COX_OK; i++) {
@@ -354,7 +349,7 @@ static cox_status measure(bench *b, group *groups, int32_t *n_groups)
     int32_t n_prompts = 0;
     for (int32_t s = 0; s < b->sweep.n_sets; s++) n_prompts += b->sweep.sets[s].n;
     b->digests = malloc((size_t)n_prompts * sizeof *b->digests);
-    if (status == COX_OK && !b->digests) status = out_of_memory();
+    if (status == COX_OK && !b->digests) status = cox_no_memory("a benchmark");
     b->n_all = b->sweep.grid->n_cells;
     cox_progress_begin(&b->bar, "bench", b->run->options.progress, COX_PROGRESS_COUNT);
     if (status == COX_OK) status = create_runners(b, &plain, &swept, false);

@@ -63,7 +63,7 @@ static cox_status print_experts(const cox_decomposition *d, int64_t top)
     bool has_effects = false;
     size_t n = 0, n_all = (size_t)d->shape.n_layers * (size_t)d->shape.n_experts, n_shown = 0;
     ranked *order = calloc(n_all, sizeof *order);
-    if (!order) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!order) return cox_no_memory("a table");
     for (int32_t l = 0; l < d->shape.n_layers; l++) {
         for (int32_t e = 0; d->model->layers[l].is_moe && e < d->shape.n_experts; e++) {
             has_effects = has_effects || d->parts[cox_part_expert(d->shape, l, e)].has_effect;
@@ -196,8 +196,7 @@ static json_t *found_json(const cox_decomposition *d)
 static cox_status print_json(const cox_decomposition *d, const cox_run_options *run)
 {
     json_t *json = json_pack("{s:s}", "made", "decompose"), *found = found_json(d);
-    cox_status status = json ? cox_identity_add_model(json, run, d->model)
-                             : cox_fail(COX_NO_MEMORY, "out of memory for the result");
+    cox_status status = json ? cox_identity_add_model(json, run, d->model) : cox_no_memory("the result");
     if (status == COX_OK) status = cox_identity_add_prompting(json, &run->prompting);
     if (status == COX_OK && (!found || json_object_update(json, found) != 0))
         status = cox_fail(COX_INVALID, "a file's name is not valid UTF-8, or memory ran out");

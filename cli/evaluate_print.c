@@ -73,7 +73,7 @@ static cox_status fill(const groups *all, group *g)
     const cox_evaluation *e = all->e;
     double *values = malloc((size_t)e->n_items * sizeof *values);
     g->cells = calloc((size_t)e->n_measures, sizeof *g->cells);
-    cox_status status = values && g->cells ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a table");
+    cox_status status = values && g->cells ? COX_OK : cox_no_memory("a table");
     for (int32_t i = 0; i < e->n_items; i++) g->n_items += is_in(all, g, i);
     for (int32_t m = 0; m < e->n_measures; m++) {
         for (int c = 0; c < N_COLUMNS && status == COX_OK; c++)
@@ -89,7 +89,7 @@ static cox_status make_groups(groups *all)
     const cox_evaluation *e = all->e;
     all->groups = calloc((size_t)e->n_items + 1, sizeof *all->groups);
     all->of = calloc((size_t)e->n_items + 1, sizeof *all->of);
-    if (!all->groups || !all->of) return cox_fail(COX_NO_MEMORY, "out of memory for groups");
+    if (!all->groups || !all->of) return cox_no_memory("groups");
     all->n = 1;
     for (int32_t i = 0; i < e->n_items && all->options->by; i++) {
         const char *value = cox_item_field(&e->items[i], all->options->by);

@@ -55,7 +55,7 @@ static cox_status add_prompt(generate *g, const char *text, size_t n, const char
     if (larger) g->prompts = larger;
     if (!larger || !copy) {
         free(copy);
-        return cox_fail(COX_NO_MEMORY, "out of memory for the prompts");
+        return cox_no_memory("the prompts");
     }
     g->prompts[g->n++] = copy;
     return COX_OK;
@@ -95,7 +95,7 @@ static cox_status read_prompts(generate *g)
     }
     if (status != COX_OK) return status;
     g->answers = calloc(g->n, sizeof *g->answers);
-    return g->answers ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the answers");
+    return g->answers ? COX_OK : cox_no_memory("the answers");
 }
 
 /* Plans are read and the folder is made before any token. */
@@ -244,7 +244,7 @@ static void on_text(void *context, uint64_t id, const char *text, size_t n)
         size_t capacity = 2 * (a->n_text + n);
         char *larger = realloc(a->text, capacity);
         if (!larger) {
-            note(g, cox_fail(COX_NO_MEMORY, "out of memory for an answer"));
+            note(g, cox_no_memory("an answer"));
             return;
         }
         a->text = larger;

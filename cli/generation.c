@@ -226,7 +226,7 @@ cox_status cox_generation_apply(cox_options *options, const cox_model *model)
     if (model->eos_note) fprintf(stderr, "%s: %s\n", cox_command_name(options->command), model->eos_note);
     char *path = NULL;
     if (asprintf(&path, "%s/generation_config.json", model->folder) < 0)
-        return cox_fail(COX_NO_MEMORY, "out of memory");
+        return cox_no_memory("the options of answers");
     cox_status status = apply_file(options, path);
     free(path);
     return status;

@@ -289,7 +289,7 @@ static cox_status take_lines(const inspection *in, const cox_options *options, l
 {
     *ranks = calloc((size_t)in->layout.size, sizeof **ranks);
     *nodes = calloc((size_t)options->n_nodes + 1, sizeof **nodes);
-    if (!*ranks || !*nodes) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!*ranks || !*nodes) return cox_no_memory("a table");
     for (int32_t r = 0; r < in->layout.size; r++) (*ranks)[r] = rank_line(in, r);
     for (int32_t k = 0; k < options->n_nodes; k++) (*nodes)[k] = node_line(in, options, *ranks, k);
     return COX_OK;
@@ -327,7 +327,7 @@ static cox_status print_json(const inspection *in, const cox_options *options, c
     if (json && options->n_nodes > 0) json_object_set_new(json, "nodes", nodes_json(in, options, nodes));
     char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!text) return cox_no_memory("a table");
     puts(text);
     free(text);
     return COX_OK;

@@ -85,7 +85,7 @@ static cox_status open_output(logits *l)
     }
     size_t n = strlen(path) + 16;
     l->temporary = malloc(n);
-    if (!l->temporary) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!l->temporary) return cox_no_memory("an output's name");
     snprintf(l->temporary, n, "%s.XXXXXX", path);
     l->file = mkostemp(l->temporary, O_CLOEXEC);
     if (l->file < 0) {

@@ -56,7 +56,7 @@ static cox_status launch(const cox_options *options, int argc, char *argv[], int
 {
     bool is_auto = strcmp(options->progress, "auto") == 0;
     char **arguments = calloc((size_t)argc + 3, sizeof *arguments);
-    if (!arguments) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!arguments) return cox_no_memory("the arguments of the ranks");
     memcpy(arguments, argv, (size_t)argc * sizeof *arguments);
     char name[] = "--progress", bar[] = "bar", log[] = "log";
     int n = argc;

@@ -131,7 +131,7 @@ static cox_status read_choice(const cox_option_row *row, const char *text, const
 static cox_status add_text(const char *text, cox_texts *list)
 {
     const char **larger = realloc(list->items, (list->n + 1) * sizeof *larger);
-    if (!larger) return cox_fail(COX_NO_MEMORY, "out of memory for the options");
+    if (!larger) return cox_no_memory("the options");
     list->items = larger;
     list->items[list->n++] = text;
     return COX_OK;

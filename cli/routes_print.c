@@ -47,7 +47,7 @@ static cox_status print_table(const cox_routes *r, const cox_options *options)
     size_t n = (size_t)r->n_layers * (size_t)r->n_experts, n_shown = 0;
     int32_t measure = measure_of(options);
     ranked *order = calloc(n, sizeof *order);
-    if (!order) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!order) return cox_no_memory("a table");
     for (size_t i = 0; i < n; i++) order[i] = (ranked){fabs(r->cells[i].difference[measure].value), i};
     qsort(order, n, sizeof *order, compare);
     printf("a: %s, %d prompts; b: %s, %d prompts; the last %lld tokens of each\n", r->classes[0].path,
@@ -98,8 +98,7 @@ static json_t *cell_json(const cox_routes *r, size_t cell)
 static cox_status print_json(const cox_routes *r, const cox_run_options *run)
 {
     json_t *json = json_pack("{s:s}", "made", "routes");
-    cox_status status = json ? cox_identity_add_model(json, run, r->model)
-                             : cox_fail(COX_NO_MEMORY, "out of memory for the result");
+    cox_status status = json ? cox_identity_add_model(json, run, r->model) : cox_no_memory("the result");
     json_t *found = json_pack(
         "{s:I, s:i, s:{s:I, s:I}, s:o, s:o, s:[]}", "last", (json_int_t)r->options->last, "chosen_per_token",
         (int)r->model->router.top_k, "bootstrap", "seed", (json_int_t)r->options->seed, "resamples",
@@ -165,7 +164,7 @@ static cox_status write_plot(const cox_routes *r, const cox_options *options)
     if (!options->plot) return COX_OK;
     size_t n = (size_t)r->n_layers * (size_t)r->n_experts;
     plot p = {r, measure_of(options), calloc(n, sizeof(cox_interval))};
-    if (!p.cells) return cox_fail(COX_NO_MEMORY, "out of memory for the plot");
+    if (!p.cells) return cox_no_memory("the plot");
     for (size_t i = 0; i < n; i++) {
         const cox_interval *d = &r->cells[i].difference[p.measure];
         bool is_moe = r->model->layers[i / (size_t)r->n_experts].is_moe;

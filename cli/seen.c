@@ -23,7 +23,7 @@ cox_status cox_seen_create(cox_seen **seen)
     if (!s || !keys) {
         free(s);
         free(keys);
-        return cox_fail(COX_NO_MEMORY, "out of memory for the custom_ids");
+        return cox_no_memory("the custom_ids");
     }
     *s = (cox_seen){.keys = keys, .n_slots = 1024};
     *seen = s;
@@ -63,7 +63,7 @@ static cox_status grow(cox_seen *seen)
 {
     size_t n_slots = 2 * seen->n_slots;
     key *keys = calloc(n_slots, sizeof *keys);
-    if (!keys) return cox_fail(COX_NO_MEMORY, "out of memory for the custom_ids");
+    if (!keys) return cox_no_memory("the custom_ids");
     for (size_t i = 0; i < seen->n_slots; i++) {
         if (seen->keys[i].low != 0) *find_slot(keys, n_slots, seen->keys[i]) = seen->keys[i];
     }

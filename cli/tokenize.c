@@ -33,7 +33,7 @@ static cox_status print_ids(const cox_options *options, const cox_tokens *tokens
     if (options->is_json) json = json_pack("{s:I, s:o}", "n_tokens", (json_int_t)tokens->n, "ids", ids);
     char *line = json_dumps(json, options->is_json ? JSON_COMPACT : 0);
     json_decref(json);
-    if (!line) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!line) return cox_no_memory("a line");
     cox_status status = cox_io_write_all(NULL, STDOUT_FILENO, line, strlen(line), "standard output");
     if (status == COX_OK) status = cox_io_write_all(NULL, STDOUT_FILENO, "\n", 1, "standard output");
     free(line);
@@ -122,7 +122,7 @@ static cox_status answer_line(const chats *c, const char *line, size_t n_line, c
     char *out = json ? json_dumps(json, JSON_COMPACT) : NULL;
     if (out) status = cox_io_write_all(NULL, STDOUT_FILENO, out, strlen(out), "standard output");
     if (out && status == COX_OK) status = cox_io_write_all(NULL, STDOUT_FILENO, "\n", 1, "standard output");
-    if (!out && status == COX_OK) status = cox_fail(COX_NO_MEMORY, "out of memory for an answer");
+    if (!out && status == COX_OK) status = cox_no_memory("an answer");
     free(out);
     json_decref(json);
     free(text);

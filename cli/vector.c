@@ -199,7 +199,7 @@ static cox_status read_term(const char *text, const char *output, term *out)
         text = end + 1;
     }
     char *path = strdup(text);
-    if (!path) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!path) return cox_no_memory("vectors");
     char *name = strrchr(path, '#');
     if (name) *name++ = '\0';
     cox_status status = cox_options_check_output(output, path, NULL);
@@ -288,8 +288,7 @@ static cox_status write_made(const char *output, const char *name, cox_vector v,
     v.name = name ? name : v.name;
     v.data = data;
     v.provenance = provenance;
-    cox_status status =
-        provenance ? cox_vector_file_write(output, &v, 1) : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status = provenance ? cox_vector_file_write(output, &v, 1) : cox_no_memory("vectors");
     free(provenance);
     return status;
 }
@@ -309,8 +308,7 @@ static cox_status write_sum(const cox_options *options, const char *output, cons
     }
     cox_vector facts;
     float *data = malloc((size_t)vectors[0]->width * sizeof *data);
-    cox_status status =
-        data ? common_facts(terms, n, n_without, &facts) : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status = data ? common_facts(terms, n, n_without, &facts) : cox_no_memory("vectors");
     if (status == COX_OK) status = cox_vector_combine(weights, vectors, n, vectors + n, n_without, data);
     json_t *json = json_pack("{s:s, s:o, s:o}", "made", "combine", "terms", parts, "without", removed);
     if (status == COX_OK) {
@@ -328,7 +326,7 @@ static cox_status combine(const cox_options *options, const char *output)
     if (n + options->without.n > MAX_TERMS)
         return cox_fail(COX_INVALID, "combine: more than %d vectors", MAX_TERMS);
     term *terms = calloc(MAX_TERMS, sizeof *terms);
-    if (!terms) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!terms) return cox_no_memory("vectors");
     cox_status status = COX_OK;
     for (size_t i = 0; i < n && status == COX_OK; i++)
         status = read_term(options->plain.items[i + 1], output, &terms[n_all++]);
@@ -348,7 +346,7 @@ static cox_status draw(const cox_options *options, const char *output)
     term t = {0};
     cox_status status = read_term(like, output, &t);
     float *data = status == COX_OK ? malloc((size_t)t.vector->width * sizeof *data) : NULL;
-    if (status == COX_OK && !data) status = cox_fail(COX_NO_MEMORY, "out of memory");
+    if (status == COX_OK && !data) status = cox_no_memory("vectors");
     if (status == COX_OK) {
         cox_vector_random((uint64_t)options->seed, (double)t.vector->norm, t.vector->width, data);
         json_t *json = json_pack("{s:s, s:I, s:s, s:s}", "made", "random", "seed", (json_int_t)options->seed,

@@ -23,7 +23,7 @@ cox_status cox_command_version(bool is_json)
                              "kernels", cox_kernels_name(kernels));
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!text) return cox_no_memory("the version");
     puts(text);
     free(text);
     return COX_OK;

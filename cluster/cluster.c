@@ -127,7 +127,7 @@ static cox_status create(cox_cluster **cluster, const cox_cluster_options *optio
                          bool owns_mpi)
 {
     cox_cluster *c = calloc(1, sizeof *c);
-    if (!c) return cox_fail(COX_NO_MEMORY, "out of memory for the cluster");
+    if (!c) return cox_no_memory("the cluster");
     *c = (cox_cluster){.size = 1, .control = MPI_COMM_NULL, .mail_comm = MPI_COMM_NULL, .owns_mpi = owns_mpi};
     c->has_mpi = comm != MPI_COMM_NULL;
     if (c->has_mpi) {

@@ -238,7 +238,7 @@ cox_status cox_exchange_create(cox_exchange **exchange, cox_cluster *cluster,
                                const cox_exchange_options *options)
 {
     cox_exchange *x = calloc(1, sizeof *x);
-    if (!x) cox_cluster_abort(cluster, cox_fail(COX_NO_MEMORY, "out of memory for the exchange"));
+    if (!x) cox_cluster_abort(cluster, cox_no_memory("the exchange"));
     *x = (cox_exchange){.cluster = cluster,
                         .options = *options,
                         .comm = MPI_COMM_NULL,

@@ -96,7 +96,7 @@ cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
     int failed =
         is_crowded ? setenv("OMP_WAIT_POLICY", "passive", 1) : setenv("GOMP_SPINCOUNT", SPIN_COUNT, 1);
     if (failed || setenv("KMP_BLOCKTIME", "0", 0) != 0) {
-        return cox_fail(COX_NO_MEMORY, "out of memory for the environment");
+        return cox_no_memory("the environment");
     }
     char program[4096]; /* by its own path: as /proc/self/exe the process would be called "exe" */
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
@@ -441,7 +441,7 @@ cox_status cox_launch(int32_t n_ranks, double drain_s, int argc, char *const arg
     const char *flags[N_FLAGS];
     int n_flags = mpirun_flags(flags, n_ranks, number, sizeof number);
     char **arguments = calloc((size_t)(n_flags + argc + 1), sizeof *arguments);
-    if (!arguments) return cox_fail(COX_NO_MEMORY, "out of memory for mpirun's arguments");
+    if (!arguments) return cox_no_memory("mpirun's arguments");
     for (int i = 0; i < n_flags; i++) arguments[i] = (char *)(uintptr_t)flags[i];
     arguments[n_flags] = program;
     for (int i = 1; i < argc; i++) arguments[n_flags + i] = argv[i];

@@ -57,7 +57,7 @@ static letter *letter_create(int32_t rank, int channel, size_t n)
 cox_status cox__mail_create(cox_cluster *c)
 {
     c->mail = calloc(1, sizeof *c->mail);
-    if (!c->mail) return cox_fail(COX_NO_MEMORY, "out of memory for the mailbox");
+    if (!c->mail) return cox_no_memory("the mailbox");
     queue_init(&c->mail->outgoing);
     queue_init(&c->mail->incoming);
     return COX_OK;

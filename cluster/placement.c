@@ -87,11 +87,6 @@ static void index_build(cox_placement *p)
     p->list_offsets[p->n_layers * p->n_ranks] = at;
 }
 
-static cox_status no_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for the placement of experts");
-}
-
 cox_status cox_placement_round_robin(cox_placement **placement, int32_t n_layers, const uint8_t *is_moe,
                                      int32_t n_experts, const int32_t *expert_ranks, int32_t n_expert_ranks)
 {
@@ -108,7 +103,7 @@ cox_status cox_placement_round_robin(cox_placement **placement, int32_t n_layers
     int32_t shift = n_expert_ranks > n_experts ? n_experts : 1;
     cox_placement *p =
         placement_new(n_layers, n_experts, expert_ranks, n_expert_ranks, (int64_t)n_layers * n_experts);
-    if (!p) return no_memory();
+    if (!p) return cox_no_memory("the placement of experts");
     int32_t at = 0, n_moe = 0;
     for (int32_t layer = 0; layer < n_layers; layer++) {
         bool has_experts = !is_moe || is_moe[layer];
@@ -234,7 +229,7 @@ cox_status cox_placement_parse(cox_placement **placement, const char *text, size
     reader r = {.where = where};
     r.p = placement_new(n_layers, n_experts, expert_ranks, n_expert_ranks,
                         (int64_t)n_layers * n_experts * n_expert_ranks);
-    status = r.p ? read_placement(&r, root, is_moe) : no_memory();
+    status = r.p ? read_placement(&r, root, is_moe) : cox_no_memory("the placement of experts");
     json_decref(root);
     if (status != COX_OK) {
         cox_placement_destroy(r.p);
@@ -263,7 +258,7 @@ cox_status cox_placement_print(const cox_placement *p, char **text)
     char *bytes = NULL;
     size_t n_bytes = 0;
     FILE *out = open_memstream(&bytes, &n_bytes);
-    if (!out) return no_memory();
+    if (!out) return cox_no_memory("the placement of experts");
     fprintf(out, "{\"n_experts\": %d, \"layers\": {", (int)p->n_experts);
     const char *separator = "\n";
     for (int32_t layer = 0; layer < p->n_layers; layer++) {
@@ -277,7 +272,7 @@ cox_status cox_placement_print(const cox_placement *p, char **text)
     bool failed = ferror(out) != 0;
     if (fclose(out) != 0 || failed) {
         free(bytes);
-        return no_memory();
+        return cox_no_memory("the placement of experts");
     }
     *text = bytes;
     return COX_OK;

@@ -255,7 +255,7 @@ static void release(cox__starting *s)
 cox_status cox__starting_begin(cox__starting **starting, double limit_s)
 {
     cox__starting *s = calloc(1, sizeof *s);
-    if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for the watch over the start");
+    if (!s) return cox_no_memory("the watch over the start");
     *s = (cox__starting){.end = eventfd(0, EFD_CLOEXEC),
                          .parent = getppid(),
                          .limit_looks = (int32_t)(limit_s * 1000 / LOOK_MS)};

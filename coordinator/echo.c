@@ -18,11 +18,6 @@ struct cox__echo {
     bool is_broken; /* logits were not finite */
 };
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for the echo of a prompt");
-}
-
 static int32_t n_code_points(const char *text, size_t n_bytes)
 {
     int32_t n = 0;
@@ -56,7 +51,7 @@ static cox_status use_own_text(cox__echo *e, const char *own)
     int32_t n_front = is_behind ? n_code_points(e->text, n_all - n_own) : 0;
     for (size_t i = 0; i < e->n; i++) e->offsets[i] = e->offsets[i] > n_front ? e->offsets[i] - n_front : 0;
     char *copy = strdup(own);
-    if (!copy) return out_of_memory();
+    if (!copy) return cox_no_memory("the echo of a prompt");
     free(e->text);
     e->text = copy;
     return COX_OK;
@@ -67,13 +62,13 @@ static cox_status fill(cox__echo *e, const cox_request *request, const int32_t *
     size_t n_bytes = 0;
     e->prompt = malloc(e->n * sizeof *e->prompt);
     e->offsets = malloc(e->n * sizeof *e->offsets);
-    if (!e->prompt || !e->offsets) return out_of_memory();
+    if (!e->prompt || !e->offsets) return cox_no_memory("the echo of a prompt");
     memcpy(e->prompt, prompt, e->n * sizeof *prompt);
     cox_status status = COX_OK;
     if (!e->tokenizer) { /* then there is no text, and no place in it */
         memset(e->offsets, 0, e->n * sizeof *e->offsets);
         e->text = strdup("");
-        if (!e->text) status = out_of_memory();
+        if (!e->text) status = cox_no_memory("the echo of a prompt");
     } else {
         status = cox_tokenizer_decode(e->tokenizer, prompt, e->n, false, &e->text, &n_bytes);
         if (status == COX_OK) status = find_offsets(e);
@@ -88,7 +83,7 @@ cox_status cox__echo_create(cox__echo **echo, const cox_tokenizer *tokenizer, co
                             const int32_t *prompt, size_t n)
 {
     cox__echo *e = calloc(1, sizeof *e);
-    if (!e) return out_of_memory();
+    if (!e) return cox_no_memory("the echo of a prompt");
     *e = (cox__echo){.tokenizer = tokenizer, .n = n, .n_logprobs = request->sampling->n_logprobs};
     cox_status status = fill(e, request, prompt);
     if (status == COX_OK)

@@ -374,7 +374,7 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
     if (is_cut) limit = n_cache;
 
     cox__sequence *s = calloc(1, sizeof *s);
-    if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for a sequence");
+    if (!s) return cox_no_memory("a sequence");
     *s = (cox__sequence){.request = *request,
                          .n_tokens = request->n_prompt,
                          .n_limit = (int32_t)limit,

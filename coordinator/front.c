@@ -178,7 +178,7 @@ cox_status cox_front_run(cox_session *session, const cox_session_events *events,
                .options = options,
                .n_coordinators = cox_cluster_n_coordinators(cluster)};
     f.n_outstanding = calloc((size_t)f.n_coordinators, sizeof *f.n_outstanding);
-    if (!f.n_outstanding) return cox_fail(COX_NO_MEMORY, "out of memory for the list of coordinators");
+    if (!f.n_outstanding) return cox_no_memory("the list of coordinators");
     cox_status status = COX_OK;
     bool is_end = false, is_over = false;
     while (status == COX_OK && !is_over && (!is_end || !is_idle(&f))) {

@@ -4,17 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for log probabilities");
-}
-
 /* The text of one token; without a tokenizer its id, as other engines write it. malloc'ed. */
 static cox_status token_text(const cox_tokenizer *tokenizer, int32_t id, char **text, size_t *n)
 {
     if (tokenizer) return cox_tokenizer_decode(tokenizer, &id, 1, false, text, n);
     int written = asprintf(text, "token_id:%d", (int)id);
-    if (written < 0) return out_of_memory();
+    if (written < 0) return cox_no_memory("log probabilities");
     *n = (size_t)written;
     return COX_OK;
 }
@@ -26,7 +21,7 @@ static Cox__TokenChoice *make_choice(const cox_tokenizer *tokenizer, int32_t id,
     size_t n = 0;
     if (!choice || token_text(tokenizer, id, &text, &n) != COX_OK) {
         free(choice);
-        out_of_memory();
+        cox_no_memory("log probabilities");
         return NULL;
     }
     cox__token_choice__init(choice);
@@ -44,7 +39,7 @@ static cox_status fill_entry(Cox__TokenLogprob *entry, const cox_tokenizer *toke
     if (!entry->token) return COX_NO_MEMORY;
     int32_t n = logprobs ? logprobs->n : 0;
     entry->top = calloc((size_t)n + 1, sizeof(Cox__TokenChoice *));
-    if (!entry->top) return out_of_memory();
+    if (!entry->top) return cox_no_memory("log probabilities");
     for (int32_t i = 0; i < n; i++) {
         Cox__TokenChoice *choice = make_choice(tokenizer, logprobs->ids[i], logprobs->values[i]);
         if (!choice) return COX_NO_MEMORY;
@@ -59,12 +54,12 @@ cox_status cox__logprob_list_put(cox__logprob_list *list, const cox_tokenizer *t
     if (list->n == list->capacity) {
         size_t capacity = 2 * list->capacity + 16;
         Cox__TokenLogprob **larger = realloc(list->entries, capacity * sizeof *larger);
-        if (!larger) return out_of_memory();
+        if (!larger) return cox_no_memory("log probabilities");
         list->entries = larger;
         list->capacity = capacity;
     }
     Cox__TokenLogprob *entry = malloc(sizeof *entry);
-    if (!entry) return out_of_memory();
+    if (!entry) return cox_no_memory("log probabilities");
     cox__token_logprob__init(entry);
     list->entries[list->n++] = entry;
     return fill_entry(entry, tokenizer, token, logprobs);

@@ -54,11 +54,6 @@ struct cox_session {
 
 /* --- Requests and their streams --- */
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a running request");
-}
-
 static void stream_destroy(stream *s)
 {
     if (!s) return;
@@ -80,12 +75,12 @@ static cox_status no_tokenizer(const cox_session_parts *parts, const char *what)
 static cox_status stream_create(stream **out, running *r, int32_t index)
 {
     stream *s = calloc(1, sizeof *s);
-    if (!s) return out_of_memory();
+    if (!s) return cox_no_memory("a running request");
     s->of = r;
     s->index = index;
     s->capacity = 256;
     s->text = calloc(1, s->capacity);
-    cox_status status = s->text ? COX_OK : out_of_memory();
+    cox_status status = s->text ? COX_OK : cox_no_memory("a running request");
     const cox_session_parts *parts = &r->session->parts;
     if (status == COX_OK && !parts->tokenizer && r->request->n_stop > 0)
         status = no_tokenizer(parts, "stop strings are text");
@@ -126,7 +121,7 @@ static cox_status running_create(running **out, cox_session *session, cox_reques
 {
     const Cox__SamplingFields *sampling = request->sampling;
     running *r = calloc(1, sizeof *r);
-    if (!r) return out_of_memory();
+    if (!r) return cox_no_memory("a running request");
     r->session = session;
     r->n = r->n_left = request->n_choices > 1 ? request->n_choices : 1;
     r->streams = calloc((size_t)r->n, sizeof(stream *));
@@ -134,7 +129,7 @@ static cox_status running_create(running **out, cox_session *session, cox_reques
     r->biases = calloc(sampling->n_logit_bias + 1, sizeof *r->biases);
     if (!r->streams || !r->records || !r->biases) {
         running_destroy(r);
-        return out_of_memory();
+        return cox_no_memory("a running request");
     }
     for (size_t i = 0; i < sampling->n_logit_bias; i++)
         r->biases[i] = (cox_logit_bias){sampling->logit_bias[i]->id, sampling->logit_bias[i]->bias};
@@ -149,7 +144,7 @@ static cox_status show(stream *s, const char *text, size_t n)
     if (s->n_text + n + 1 > s->capacity) {
         size_t capacity = 2 * (s->n_text + n + 1);
         char *larger = realloc(s->text, capacity);
-        if (!larger) return out_of_memory();
+        if (!larger) return cox_no_memory("a running request");
         s->text = larger;
         s->capacity = capacity;
     }
@@ -177,7 +172,7 @@ static cox_status stream_put_id(stream *s, int32_t token)
     if (s->n_ids == s->ids_capacity) {
         size_t capacity = 2 * s->ids_capacity + 64;
         int32_t *larger = realloc(s->ids, capacity * sizeof *larger);
-        if (!larger) return out_of_memory();
+        if (!larger) return cox_no_memory("a running request");
         s->ids = larger;
         s->ids_capacity = capacity;
     }
@@ -282,7 +277,8 @@ static cox_status name_routes(cox_record *record, int32_t index)
     char *own = NULL;
     if (!*name || index == 0) return COX_OK;
     size_t n = ending && !strchr(ending, '/') ? (size_t)(ending - name) : strlen(name);
-    if (asprintf(&own, "%.*s.%d%s", (int)n, name, (int)index, name + n) < 0) return out_of_memory();
+    if (asprintf(&own, "%.*s.%d%s", (int)n, name, (int)index, name + n) < 0)
+        return cox_no_memory("a running request");
     cox_status status = cox_request_set(&record->routes_file, own);
     free(own);
     return status;
@@ -330,7 +326,7 @@ static cox_status join_records(running *r, cox_record **joined)
         return cox_record_set_error(record, COX_INTERNAL, cox_status_message());
     if (r->n == 1) return COX_OK;
     record->others = calloc((size_t)r->n, sizeof(cox_record *));
-    if (!record->others) return out_of_memory();
+    if (!record->others) return cox_no_memory("a running request");
     for (int32_t i = 1; i < r->n; i++) {
         record->others[record->n_others++] = r->records[i];
         r->records[i] = NULL;
@@ -373,7 +369,7 @@ cox_status cox_session_create(cox_session **session, const cox_session_parts *pa
                               const cox_engine_options *options, const cox_session_events *events)
 {
     cox_session *s = calloc(1, sizeof *s);
-    if (!s) return cox_fail(COX_NO_MEMORY, "out of memory for a session");
+    if (!s) return cox_no_memory("a session");
     s->parts = *parts;
     s->events = *events;
     s->requests.next = s->requests.previous = &s->requests;

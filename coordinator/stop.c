@@ -13,15 +13,10 @@ struct cox_stop {
     bool has_stopped;
 };
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for stop strings");
-}
-
 cox_status cox_stop_create(cox_stop **stop, char *const *stops, size_t n_stops)
 {
     cox_stop *s = calloc(1, sizeof *s);
-    if (!s) return out_of_memory();
+    if (!s) return cox_no_memory("stop strings");
     s->stops = calloc(n_stops + 1, sizeof *s->stops);
     s->lengths = calloc(n_stops + 1, sizeof *s->lengths);
     bool is_complete = s->stops && s->lengths;
@@ -35,7 +30,7 @@ cox_status cox_stop_create(cox_stop **stop, char *const *stops, size_t n_stops)
     }
     if (!is_complete) {
         cox_stop_destroy(s);
-        return out_of_memory();
+        return cox_no_memory("stop strings");
     }
     *stop = s;
     return COX_OK;
@@ -87,7 +82,7 @@ cox_status cox_stop_put(cox_stop *stop, const char *piece, size_t n, const char 
     if (n_held + n > stop->capacity || !stop->text) {
         size_t capacity = 2 * (n_held + n) + 64;
         char *larger = realloc(stop->text, capacity);
-        if (!larger) return out_of_memory();
+        if (!larger) return cox_no_memory("stop strings");
         stop->text = larger;
         stop->capacity = capacity;
     }

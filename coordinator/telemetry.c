@@ -19,16 +19,11 @@ struct cox__telemetry {
     cox_traced_route **routes;                   /* [n_layers] of [capacity, top_k]; NULL where none came */
 };
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for what an answer tells of its steering and routes");
-}
-
 static cox_status copy_plan(cox__telemetry *t, const cox_request *request, const cox_plan *plan)
 {
     t->plan_name = strdup(request->steering->name);
     t->kinds = calloc((size_t)plan->n + 1, sizeof *t->kinds);
-    if (!t->plan_name || !t->kinds) return out_of_memory();
+    if (!t->plan_name || !t->kinds) return cox_no_memory("what an answer tells of its steering and routes");
     t->was_forced = request->steering->was_forced;
     t->n_kinds = plan->n;
     for (int32_t i = 0; i < plan->n; i++)
@@ -40,12 +35,12 @@ cox_status cox__telemetry_create(cox__telemetry **telemetry, const cox_model *mo
                                  const cox_request *request, const cox_plan *plan)
 {
     cox__telemetry *t = calloc(1, sizeof *t);
-    if (!t) return out_of_memory();
+    if (!t) return cox_no_memory("what an answer tells of its steering and routes");
     t->n_layers = model->n_layers;
     t->top_k = model->router.top_k;
     t->wants_routes = request->wants_routes;
     t->routes = calloc((size_t)t->n_layers + 1, sizeof *t->routes);
-    cox_status status = t->routes ? COX_OK : out_of_memory();
+    cox_status status = t->routes ? COX_OK : cox_no_memory("what an answer tells of its steering and routes");
     if (status == COX_OK && plan) status = copy_plan(t, request, plan);
     if (status == COX_OK) {
         *telemetry = t;
@@ -75,7 +70,7 @@ static cox_status grow(cox__telemetry *t, int32_t position)
         if (!t->routes[l]) continue;
         cox_traced_route *larger =
             realloc(t->routes[l], (size_t)capacity * (size_t)t->top_k * sizeof **t->routes);
-        if (!larger) return out_of_memory();
+        if (!larger) return cox_no_memory("what an answer tells of its steering and routes");
         t->routes[l] = larger;
     }
     t->capacity = capacity;
@@ -89,7 +84,7 @@ cox_status cox__telemetry_put_routes(cox__telemetry *t, int32_t layer, int32_t p
     cox_status status = position < t->capacity ? COX_OK : grow(t, position);
     if (status != COX_OK) return status;
     if (!t->routes[layer]) t->routes[layer] = malloc((size_t)t->capacity * top_k * sizeof **t->routes);
-    if (!t->routes[layer]) return out_of_memory();
+    if (!t->routes[layer]) return cox_no_memory("what an answer tells of its steering and routes");
     memcpy(t->routes[layer] + (size_t)position * top_k, routes, top_k * sizeof *routes);
     if (position >= t->n_tokens) t->n_tokens = position + 1;
     return COX_OK;
@@ -108,7 +103,7 @@ static bool put_field(ProtobufCBinaryData *out, const cox_traced_route *routes, 
 static cox_status put_layer(Cox__TracedRoutes *out, int32_t layer, const cox_traced_route *routes, size_t n)
 {
     Cox__TracedLayer *traced = malloc(sizeof *traced);
-    if (!traced) return out_of_memory();
+    if (!traced) return cox_no_memory("what an answer tells of its steering and routes");
     cox__traced_layer__init(traced);
     out->layers[out->n_layers++] = traced;
     traced->layer = layer;
@@ -117,20 +112,21 @@ static cox_status put_layer(Cox__TracedRoutes *out, int32_t layer, const cox_tra
                     put_field(&traced->weights, routes, n, offsetof(cox_traced_route, weight)) &&
                     put_field(&traced->margins, routes, n, offsetof(cox_traced_route, margin)) &&
                     put_field(&traced->ranks, routes, n, offsetof(cox_traced_route, rank));
-    return is_whole ? COX_OK : out_of_memory();
+    return is_whole ? COX_OK : cox_no_memory("what an answer tells of its steering and routes");
 }
 
 /* What has been put in *record is the record's to free, also on failure. */
 static cox_status report_routes(const cox__telemetry *t, cox_record *record)
 {
     Cox__TracedRoutes *out = malloc(sizeof *out);
-    if (!out) return out_of_memory();
+    if (!out) return cox_no_memory("what an answer tells of its steering and routes");
     cox__traced_routes__init(out);
     record->routes = out;
     out->n_tokens = t->n_tokens;
     out->top_k = t->top_k;
     out->layers = calloc((size_t)t->n_layers + 1, sizeof(Cox__TracedLayer *));
-    cox_status status = out->layers ? COX_OK : out_of_memory();
+    cox_status status =
+        out->layers ? COX_OK : cox_no_memory("what an answer tells of its steering and routes");
     for (int32_t l = 0; l < t->n_layers && status == COX_OK; l++) {
         if (t->routes[l]) status = put_layer(out, l, t->routes[l], (size_t)t->n_tokens * (size_t)t->top_k);
     }
@@ -142,7 +138,7 @@ static cox_status report_routes(const cox__telemetry *t, cox_record *record)
 static cox_status put_hits(const cox__telemetry *t, const cox_steer_hits *hits, Cox__SteeringRecord *out)
 {
     Cox__SteerHits *entry = malloc(sizeof *entry);
-    if (!entry) return out_of_memory();
+    if (!entry) return cox_no_memory("what an answer tells of its steering and routes");
     cox__steer_hits__init(entry);
     out->hits[out->n_hits++] = entry;
     entry->intervention = hits->intervention;
@@ -161,12 +157,13 @@ static cox_status put_hits(const cox__telemetry *t, const cox_steer_hits *hits, 
 static cox_status report_hits(const cox__telemetry *t, const cox_sequence_result *result, cox_record *record)
 {
     Cox__SteeringRecord *out = malloc(sizeof *out);
-    if (!out) return out_of_memory();
+    if (!out) return cox_no_memory("what an answer tells of its steering and routes");
     cox__steering_record__init(out);
     record->steering = out;
     out->was_forced = t->was_forced;
     out->hits = calloc((size_t)result->n_hits + (size_t)t->n_kinds + 1, sizeof(Cox__SteerHits *));
-    cox_status status = out->hits ? cox_request_set(&out->plan, t->plan_name) : out_of_memory();
+    cox_status status = out->hits ? cox_request_set(&out->plan, t->plan_name)
+                                  : cox_no_memory("what an answer tells of its steering and routes");
     int32_t next = 0;
     for (int32_t i = 0; i < t->n_kinds && status == COX_OK; i++) {
         const cox_steer_hits none = {.intervention = i, .layer = -1, .expert = -1};

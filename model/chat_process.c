@@ -82,7 +82,7 @@ cox_status cox_chat_process_start(cox_chat_process **process, const char *python
 {
     int ends[2];
     cox_chat_process *p = calloc(1, sizeof *p);
-    if (!p) return cox_fail(COX_NO_MEMORY, "out of memory for the renderer of chat templates");
+    if (!p) return cox_no_memory("the renderer of chat templates");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
         free(p);
         return cox_fail(COX_IO, "cannot make a socket for the renderer of chat templates: %s",
@@ -228,7 +228,7 @@ cox_status cox_chat_process_set_up(cox_chat_process *p, const json_t *setup)
     const char *line = NULL;
     size_t used = 0, n = 0;
     double until_s = now_s() + START_S;
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory for a chat template");
+    if (!text) return cox_no_memory("a chat template");
     cox_status status = send_all(p, text, strlen(text), until_s);
     if (status == COX_OK) status = send_all(p, "\n", 1, until_s);
     free(text);
@@ -257,7 +257,7 @@ cox_status cox_chat_answer_read(const char *line, size_t n_bytes, uint64_t id, b
         *n = json_string_length(found);
         *text = malloc(*n + 1);
         if (*text) memcpy(*text, json_string_value(found), *n + 1);
-        if (!*text) status = cox_fail(COX_NO_MEMORY, "out of memory for the text of a chat");
+        if (!*text) status = cox_no_memory("the text of a chat");
     } else if (*is_answer && refusal) {
         status = cox_fail(COX_INVALID, "the chat template refuses this: %s", refusal);
     } else if (*is_answer && error) {

@@ -8,12 +8,15 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/nearest.h"
 #include "model/chat_template_internal.h"
 
 #define WHAT_TO_DO \
     "name one with --template (" COX__CHAT_FORM_NAMES ", or a file) or give the prompt as it is with --raw"
+
+enum { MAX_TEMPLATE_BYTES = 4 << 20 };
 
 struct cox_chat_template {
     const cox__chat_form *form; /* NULL: the template is not built in */
@@ -23,11 +26,6 @@ struct cox_chat_template {
     bool is_set_up;
     char *trouble; /* why the process cannot be set up */
 };
-
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a chat template");
-}
 
 /* ---- files -------------------------------------------------------------------------------------- */
 
@@ -40,22 +38,16 @@ static cox_status join(char path[4096], const char *folder, const char *file)
 /* The text of a template; *text stays NULL when there is no such file. */
 static cox_status read_file(const char *path, json_t **text)
 {
-    enum { MOST = 4 << 20 };
-    FILE *file = fopen(path, "rb");
-    if (!file) return COX_OK;
-    char *bytes = malloc(MOST + 1);
-    size_t n = bytes ? fread(bytes, 1, MOST + 1, file) : 0;
-    bool is_bad = ferror(file) != 0;
-    fclose(file);
-    if (!bytes) return out_of_memory();
-    if (!is_bad && n <= MOST) *text = json_stringn(bytes, n); /* NULL: not UTF-8 */
+    char *bytes = NULL;
+    size_t n = 0;
+    cox_status status = cox_file_read(path, MAX_TEMPLATE_BYTES, &bytes, &n);
+    if (status != COX_OK) return status == COX_NOT_FOUND ? COX_OK : status;
+    *text = json_stringn(bytes, n); /* NULL: not UTF-8 */
     free(bytes);
-    if (is_bad) return cox_fail(COX_IO, "%s: cannot read", path);
     if (*text && strlen(json_string_value(*text)) == n) return COX_OK;
     json_decref(*text);
     *text = NULL;
-    return cox_fail(COX_BAD_FILE, "%s: this is not a template (%s)", path,
-                    n > MOST ? "too large" : "it is not UTF-8, or holds NUL bytes");
+    return cox_fail(COX_BAD_FILE, "%s: this is not a template (it is not UTF-8, or holds NUL bytes)", path);
 }
 
 /* The optional JSON file of a folder; *value stays NULL when there is none. */
@@ -75,7 +67,7 @@ static cox_status set_where(cox_chat_template *t, const char *path)
 {
     free(t->where);
     t->where = strdup(path);
-    return t->where ? COX_OK : out_of_memory();
+    return t->where ? COX_OK : cox_no_memory("a chat template");
 }
 
 /* Adds the file, if there is one, under a name of n bytes. */
@@ -85,7 +77,7 @@ static cox_status add_file(cox_chat_template *t, json_t *templates, const char *
     json_t *text = NULL;
     cox_status status = read_file(path, &text);
     if (status != COX_OK || !text) return status;
-    if (json_object_setn_new(templates, name, n, text) != 0) return out_of_memory();
+    if (json_object_setn_new(templates, name, n, text) != 0) return cox_no_memory("a chat template");
     return t->where ? COX_OK : set_where(t, path);
 }
 
@@ -119,7 +111,7 @@ cox_status cox__chat_add_templates(json_t *templates, const json_t *inner)
         json_t *text = json_object_get(one, "template");
         if (name && json_is_string(text)) failed = json_object_set(templates, name, text);
     }
-    return failed ? out_of_memory() : COX_OK;
+    return failed ? cox_no_memory("a chat template") : COX_OK;
 }
 
 static cox_status find_in_folder(cox_chat_template *t, json_t *templates, const char *folder,
@@ -155,7 +147,7 @@ static cox_status find_by_name(cox_chat_template *t, json_t *templates, const ch
                         name, nearest.hint);
     }
     if (json_object_set_new(templates, "default", json_string(cox__chat_form_text(form))) != 0)
-        return out_of_memory();
+        return cox_no_memory("a chat template");
     return set_where(t, name);
 }
 
@@ -232,7 +224,7 @@ static cox_status add_class_tokens(json_t *tokens, const char *folder, const jso
             failed |= json_object_set_new(tokens, d->key, json_string(d->token));
     }
     json_decref(model);
-    return status == COX_OK && failed ? out_of_memory() : status;
+    return status == COX_OK && failed ? cox_no_memory("a chat template") : status;
 }
 
 /* special_tokens_map.json counts where tokenizer_config.json has no added_tokens_decoder, and more than it.
@@ -246,7 +238,7 @@ static cox_status add_all_tokens(json_t *tokens, const char *folder, const json_
         status = read_json(folder, "special_tokens_map.json", &map);
     if (map) failed |= cox__chat_add_tokens(tokens, map, false);
     json_decref(map);
-    return status == COX_OK && failed ? out_of_memory() : status;
+    return status == COX_OK && failed ? cox_no_memory("a chat template") : status;
 }
 
 /* ---- options ------------------------------------------------------------------------------------- */
@@ -254,12 +246,15 @@ static cox_status add_all_tokens(json_t *tokens, const char *folder, const json_
 static cox_status add_kwargs(json_t *setup, const char *text)
 {
     json_t *kwargs = NULL;
-    if (!text) return json_object_set_new(setup, "kwargs", json_object()) == 0 ? COX_OK : out_of_memory();
+    if (!text)
+        return json_object_set_new(setup, "kwargs", json_object()) == 0 ? COX_OK
+                                                                        : cox_no_memory("a chat template");
     cox_status status = cox_json_load_text(&kwargs, text, strlen(text), "--template-kwargs");
     if (status == COX_BAD_FILE) return cox_fail(COX_INVALID, "%s", cox_status_message());
     if (status == COX_OK && !json_is_object(kwargs))
         status = cox_fail(COX_INVALID, "--template-kwargs must be a JSON object");
-    if (status == COX_OK && json_object_set(setup, "kwargs", kwargs) != 0) status = out_of_memory();
+    if (status == COX_OK && json_object_set(setup, "kwargs", kwargs) != 0)
+        status = cox_no_memory("a chat template");
     json_decref(kwargs);
     return status;
 }
@@ -270,8 +265,9 @@ static cox_status add_date(json_t *setup, const char *date)
     const char *end = date && strlen(date) == 10 ? strptime(date, "%Y-%m-%d", &day) : NULL;
     if (date && (!end || *end))
         return cox_fail(COX_INVALID, "--date \"%s\" is no date of the form 2026-11-24", date);
-    return json_object_set_new(setup, "date", date ? json_string(date) : json_null()) == 0 ? COX_OK
-                                                                                           : out_of_memory();
+    return json_object_set_new(setup, "date", date ? json_string(date) : json_null()) == 0
+               ? COX_OK
+               : cox_no_memory("a chat template");
 }
 
 /* ---- loading ------------------------------------------------------------------------------------- */
@@ -282,7 +278,7 @@ static cox_status fill(cox_chat_template *t, const char *folder, const cox_chat_
     t->setup = json_pack("{s:o, s:o, s:{s:i, s:i, s:i, s:i}}", "templates", templates, "tokens", tokens,
                          "limits", "cpu_s", COX_CHAT_CPU_S, "clock_s", COX_CHAT_CLOCK_S, "bytes",
                          COX_CHAT_MEMORY_BYTES, "characters", COX_CHAT_TEXT_CHARACTERS);
-    if (!t->setup) return out_of_memory();
+    if (!t->setup) return cox_no_memory("a chat template");
     cox_status status = add_date(t->setup, options->date);
     if (status == COX_OK) status = add_kwargs(t->setup, options->kwargs);
     if (status == COX_OK) status = read_json(folder, "tokenizer_config.json", &config);
@@ -333,7 +329,7 @@ cox_status cox_chat_template_load(cox_chat_template **chat_template, const char 
                                   const cox_chat_options *options, cox_chat_process *process)
 {
     cox_chat_template *t = calloc(1, sizeof *t);
-    if (!t) return out_of_memory();
+    if (!t) return cox_no_memory("a chat template");
     t->process = process;
     cox_status status = fill(t, folder, options);
     if (status == COX_OK && default_text(t)) t->form = cox__chat_form_by_text(default_text(t));

@@ -4,13 +4,13 @@
  */
 #include "model/model.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <inttypes.h>
 #include <sha2.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "model/configure.h"
 #include "model/folder.h"
@@ -25,30 +25,20 @@ static cox_status read_text(const char *path, bool is_optional, cox_arena *arena
 {
     *text = NULL;
     *n_bytes = 0;
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        if (errno == ENOENT && is_optional) return COX_OK;
-        return cox_fail(
-            errno == ENOENT ? COX_NOT_FOUND : COX_IO,
-            "%s: cannot open: %s; give the folder of a Hugging Face model that this machine can see", path,
-            strerror(errno));
+    char *bytes = NULL;
+    size_t n = 0;
+    cox_status status = cox_file_read(path, MAX_CONFIG_BYTES, &bytes, &n);
+    if (status == COX_NOT_FOUND && is_optional) return COX_OK;
+    if (status == COX_NOT_FOUND) {
+        return cox_fail(status, "%s; give the folder of a Hugging Face model that this machine can see",
+                        cox_status_message());
     }
-    long size = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : -1;
-    cox_status status = COX_OK;
-    if (size < 0 || size > MAX_CONFIG_BYTES || fseek(file, 0, SEEK_SET) != 0) {
-        status =
-            cox_fail(COX_BAD_FILE, "%s: is not a readable file of at most %d bytes", path, MAX_CONFIG_BYTES);
-    } else {
-        *text = cox_arena_alloc(arena, (size_t)size + 1);
-        if (!*text)
-            status = COX_NO_MEMORY;
-        else if (fread(*text, 1, (size_t)size, file) != (size_t)size) {
-            status = cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
-        }
-        *n_bytes = (size_t)size;
-    }
-    fclose(file);
-    return status;
+    if (status != COX_OK) return status;
+    *text = cox_arena_alloc(arena, n + 1);
+    if (*text) memcpy(*text, bytes, n + 1);
+    *n_bytes = n;
+    free(bytes);
+    return *text ? COX_OK : COX_NO_MEMORY;
 }
 
 static char *path_in(cox_arena *arena, const char *folder, const char *name)

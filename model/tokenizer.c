@@ -74,7 +74,7 @@ cox_status cox__tokenizer_parse(cox_tokenizer **tokenizer, const json_t *root, c
                                 size_t first_bytes)
 {
     cox_tokenizer *t = calloc(1, sizeof *t);
-    if (!t) return cox_fail(COX_NO_MEMORY, "out of memory for a tokenizer");
+    if (!t) return cox_no_memory("a tokenizer");
     cox_status status = cox_arena_create(&t->arena, "tokenizer", first_bytes);
     if (status == COX_OK) status = load_root(t, root, where);
     if (status == COX_OK)

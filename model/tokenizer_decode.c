@@ -288,7 +288,7 @@ cox_status cox_detokenizer_create(cox_detokenizer **detokenizer, const cox_token
     if (!d || !stages) {
         free(d);
         free(stages);
-        return cox_fail(COX_NO_MEMORY, "out of memory for a detokenizer");
+        return cox_no_memory("a detokenizer");
     }
     for (size_t k = 0; k < tokenizer->n_decoders; k++) stages[k].decoder = &tokenizer->decoders[k];
     *d = (cox_detokenizer){.tokenizer = tokenizer,

@@ -337,7 +337,7 @@ static cox_status compile(pcre2_code **code, const char *regex, const char *wher
     cox_status status = COX_OK;
     while (t.i < t.n && status == COX_OK) status = translate_next(&t);
     pcre2_compile_context *context = status == COX_OK ? pcre2_compile_context_create(NULL) : NULL;
-    if (status == COX_OK && !context) status = cox_fail(COX_NO_MEMORY, "out of memory for a regex");
+    if (status == COX_OK && !context) status = cox_no_memory("a regex");
     if (status == COX_OK) {
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
         int error;
@@ -473,7 +473,7 @@ cox_status cox__pattern_cover(const cox__pattern *pattern, const char *text, siz
     } else {
         /* One pair of offsets, the match itself, is all that is asked for. */
         if (!ranges->match_data) ranges->match_data = pcre2_match_data_create(1, NULL);
-        if (!ranges->match_data) return cox_fail(COX_NO_MEMORY, "out of memory for a regex match");
+        if (!ranges->match_data) return cox_no_memory("a regex match");
         status = cover_regex(pattern, text, n, ranges, &done, ranges->match_data);
     }
     if (status == COX_OK && done < n) status = cox__ranges_add(ranges, done, n, false);

@@ -31,7 +31,7 @@ static cox_status add_bias(Cox__SamplingFields *sampling, const char *key, const
                         where, id);
     }
     Cox__LogitBias *entry = malloc(sizeof *entry);
-    if (!entry) return cox_fail(COX_NO_MEMORY, "out of memory for a request");
+    if (!entry) return cox_no_memory("a request");
     cox__logit_bias__init(entry);
     entry->id = id;
     entry->bias = (float)bias;
@@ -57,7 +57,7 @@ cox_status cox_request_read_logit_bias(Cox__SamplingFields *sampling, const json
     }
     free_biases(sampling);
     sampling->logit_bias = malloc((json_object_size(value) + 1) * sizeof(Cox__LogitBias *));
-    if (!sampling->logit_bias) return cox_fail(COX_NO_MEMORY, "out of memory for a request");
+    if (!sampling->logit_bias) return cox_no_memory("a request");
     const char *key;
     json_t *bias;
     json_object_foreach((json_t *)value, key, bias)

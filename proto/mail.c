@@ -7,7 +7,7 @@ static cox_status pack(const cox_mail *mail, void **data, size_t *n)
 {
     size_t n_bytes = cox__mail__get_packed_size(mail);
     uint8_t *bytes = malloc(n_bytes ? n_bytes : 1);
-    if (!bytes) return cox_fail(COX_NO_MEMORY, "out of memory for a message between coordinators");
+    if (!bytes) return cox_no_memory("a message between coordinators");
     cox__mail__pack(mail, bytes);
     *data = bytes;
     *n = n_bytes;

@@ -6,16 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void out_of_memory(void)
-{
-    cox_fail(COX_NO_MEMORY, "out of memory for a record");
-}
-
 cox_record *cox_record_create(const cox_request *request)
 {
     cox_record *record = malloc(sizeof *record);
     if (!record) {
-        out_of_memory();
+        cox_no_memory("a record");
         return NULL;
     }
     cox__record__init(record);
@@ -88,7 +83,7 @@ json_t *cox_record_logprobs_json(const cox_record *record)
         json_array_append_new(content, item);
     }
     json_t *logprobs = json_pack("{s:o}", "content", content);
-    if (!logprobs) out_of_memory();
+    if (!logprobs) cox_no_memory("a record");
     return logprobs;
 }
 
@@ -255,6 +250,6 @@ json_t *cox_record_to_batch_line(const cox_record *record, int64_t created_s, co
     json_t *line =
         json_pack("{s:s, s:o, s:{s:i, s:s, s:o}, s:o}", "id", id, "custom_id", custom_id, "response",
                   "status_code", record->status_code, "request_id", request_id, "body", body, "error", error);
-    if (!line) out_of_memory();
+    if (!line) cox_no_memory("a record");
     return line;
 }

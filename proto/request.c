@@ -13,11 +13,6 @@
 
 #include "base/json.h"
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a request");
-}
-
 cox_request *cox_request_create(void)
 {
     cox_request *request = malloc(sizeof *request);
@@ -25,7 +20,7 @@ cox_request *cox_request_create(void)
     if (!request || !sampling) {
         free(request);
         free(sampling);
-        out_of_memory();
+        cox_no_memory("a request");
         return NULL;
     }
     cox__request__init(request);
@@ -45,7 +40,7 @@ void cox_request_destroy(cox_request *request)
 cox_status cox_request_set(char **field, const char *text)
 {
     char *copy = strdup(text);
-    if (!copy) return out_of_memory();
+    if (!copy) return cox_no_memory("a request");
     if (*field != protobuf_c_empty_string) free(*field);
     *field = copy;
     return COX_OK;
@@ -57,7 +52,7 @@ static cox_status grow(void *list, size_t n)
     void **items = NULL;
     memcpy(&items, list, sizeof items);
     void **larger = realloc(items, (n + 1) * sizeof *larger);
-    if (!larger) return out_of_memory();
+    if (!larger) return cox_no_memory("a request");
     memcpy(list, &larger, sizeof larger);
     return COX_OK;
 }
@@ -65,7 +60,7 @@ static cox_status grow(void *list, size_t n)
 static cox_status set_json(char **field, const json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
-    if (!text) return out_of_memory();
+    if (!text) return cox_no_memory("a request");
     if (*field != protobuf_c_empty_string) free(*field);
     *field = text;
     return COX_OK;
@@ -91,7 +86,7 @@ cox_status cox_request_add_stop(cox_request *request, const char *stop)
     cox_status status = grow(&request->stop, request->n_stop);
     if (status != COX_OK) return status;
     char *copy = strdup(stop);
-    if (!copy) return out_of_memory();
+    if (!copy) return cox_no_memory("a request");
     request->stop[request->n_stop++] = copy;
     return COX_OK;
 }
@@ -100,7 +95,7 @@ static cox_status make_steering(cox_request *request)
 {
     if (request->steering) return COX_OK;
     request->steering = malloc(sizeof *request->steering);
-    if (!request->steering) return out_of_memory();
+    if (!request->steering) return cox_no_memory("a request");
     cox__steering__init(request->steering);
     return COX_OK;
 }
@@ -116,7 +111,7 @@ cox_status cox_request_set_plan(cox_request *request, const void *packed, size_t
 {
     cox_status status = make_steering(request);
     uint8_t *copy = status == COX_OK ? malloc(n_bytes) : NULL;
-    if (!copy) return out_of_memory();
+    if (!copy) return cox_no_memory("a request");
     memcpy(copy, packed, n_bytes);
     free(request->steering->plan.data);
     request->steering->plan = (ProtobufCBinaryData){.data = copy, .len = n_bytes};
@@ -157,13 +152,13 @@ static cox_status check_chat_field(const struct chat_field *field, const json_t 
 cox_status cox_request_set_chat(cox_request *request, const json_t *body, const char *where)
 {
     json_t *chat = json_object();
-    cox_status status = chat ? COX_OK : out_of_memory();
+    cox_status status = chat ? COX_OK : cox_no_memory("a request");
     for (size_t i = 0; i < sizeof chat_fields / sizeof *chat_fields && status == COX_OK; i++) {
         json_t *value = json_object_get(body, chat_fields[i].key);
         if (i > 0 && (!value || json_is_null(value))) continue; /* null: left out */
         status = check_chat_field(&chat_fields[i], value ? value : json_null(), where);
         if (status == COX_OK && json_object_set(chat, chat_fields[i].key, value) != 0)
-            status = out_of_memory();
+            status = cox_no_memory("a request");
     }
     if (status == COX_OK) status = set_json(&request->chat, chat);
     json_decref(chat);
@@ -175,7 +170,7 @@ static cox_status read_prompt_ids(cox_request *request, const json_t *value, con
 {
     size_t n = json_array_size(value);
     request->prompt_ids = malloc(n * sizeof *request->prompt_ids);
-    if (!request->prompt_ids) return out_of_memory();
+    if (!request->prompt_ids) return cox_no_memory("a request");
     request->n_prompt_ids = n;
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_array_get(value, i);
@@ -251,7 +246,7 @@ static cox_status read_steering(cox_request *request, const json_t *value, const
         return cox_fail(COX_BAD_FILE, "%s: key \"steering\" must be a plan or {\"plan\": \"path\"}", where);
     }
     char *text = json_dumps(value, JSON_COMPACT);
-    cox_status status = text ? cox_request_set_steering(request, text) : out_of_memory();
+    cox_status status = text ? cox_request_set_steering(request, text) : cox_no_memory("a request");
     free(text);
     return status;
 }

@@ -81,7 +81,7 @@ cox_status cox_csv_parse(cox_csv *csv, char *text, size_t n, const char *where)
     json_t *checked = json_stringn(text, n); /* refuses what is not UTF-8 */
     cox_status status = COX_OK;
     if (!csv->fields || !csv->lines)
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+        status = cox_no_memory(where);
     else if (!checked || strlen(text) != n)
         status = cox_fail(COX_BAD_FILE, "%s: not UTF-8 text", where);
     else

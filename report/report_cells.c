@@ -60,7 +60,7 @@ static cox_status name_family(cox_report_cells *cells, cox_report_cell *c)
     if (i < 0) {
         i = cells->n_families;
         cells->families[i] = strndup(c->block, n);
-        if (!cells->families[i]) return cox_fail(COX_NO_MEMORY, "%s: out of memory", cells->table.where);
+        if (!cells->families[i]) return cox_no_memory(cells->table.where);
         cells->n_families++;
     }
     c->family = cells->families[i];
@@ -177,7 +177,7 @@ cox_status cox_report_cells_read(cox_report_cells *cells, cox_csv *table, const 
                                 .families = calloc(n + 1, sizeof *cells->families)};
     cox_status status = COX_OK;
     if (!cells->items || !cells->groups || !cells->places || !cells->families)
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory", table->where);
+        status = cox_no_memory(table->where);
     else if (n == 0)
         status = cox_fail(COX_BAD_FILE, "%s: there are no cells in it", table->where);
     for (; cells->n < n && status == COX_OK; cells->n++) {

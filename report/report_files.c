@@ -29,7 +29,7 @@ static const char *path_in(cox_report_files *in, const char *folder, const char 
 {
     char *path = NULL;
     if (asprintf(&path, "%s/%s", folder, name) < 0) {
-        cox_fail(COX_NO_MEMORY, "out of memory");
+        cox_no_memory("a report's files");
         return NULL;
     }
     return in->paths[in->n_paths++] = path;
@@ -129,8 +129,7 @@ static cox_status read_lines(const char *path, json_t *list,
         if (n > strspn(at, " \t\r")) {
             status = cox_json_load_text(&line, at, n, where);
             if (status == COX_OK) status = check(line, where);
-            if (status == COX_OK && json_array_append(list, line) != 0)
-                status = cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+            if (status == COX_OK && json_array_append(list, line) != 0) status = cox_no_memory(where);
             json_decref(line);
         }
         at += n + (newline != NULL);
@@ -388,7 +387,7 @@ static cox_status set_title(cox_report_files *in)
                     : asprintf(&in->title, "Steering %.*s", (int)(n - first), model ? model + first : "");
     if (wrote < 0) {
         in->title = NULL;
-        return cox_fail(COX_NO_MEMORY, "out of memory");
+        return cox_no_memory("a report's files");
     }
     json_t *checked = json_string(in->title);
     json_decref(checked);
@@ -425,7 +424,7 @@ static cox_status read_all(cox_report_files *in)
 cox_status cox_report_files_read(cox_report_files **files, const cox_report_options *options)
 {
     cox_report_files *in = calloc(1, sizeof *in);
-    if (!in) return cox_fail(COX_NO_MEMORY, "out of memory for the report");
+    if (!in) return cox_no_memory("the report");
     in->options = options;
     cox_status status = read_all(in);
     if (status == COX_OK) {

@@ -15,11 +15,6 @@ static bool is_json(const char *text)
     return *text == '{';
 }
 
-static cox_status no_memory(const char *where)
-{
-    return cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
-}
-
 /* --- Rates --- */
 
 static cox_status read_rate(const cox_csv *t, size_t row, cox_report_rate *r)
@@ -49,7 +44,7 @@ cox_status cox_report_rates_read(cox_report_rates *rates, cox_csv *table)
 {
     *rates = (cox_report_rates){.table = *table, .items = calloc(table->n_rows + 1, sizeof *rates->items)};
     *table = (cox_csv){0};
-    cox_status status = rates->items ? COX_OK : no_memory(rates->table.where);
+    cox_status status = rates->items ? COX_OK : cox_no_memory(rates->table.where);
     for (; rates->n < rates->table.n_rows && status == COX_OK; rates->n++) {
         status = read_rate(&rates->table, rates->n, &rates->items[rates->n]);
         if (status == COX_OK) status = note_label(rates, rates->items[rates->n].label);
@@ -114,7 +109,7 @@ static cox_status take_about(const json_t *json, const char *where, const char *
                         "%s: key \"made\" is \"%s\"; what `coxswain %s --json` prints is expected", where,
                         got, made);
     *about = json_copy((json_t *)json);
-    if (!*about) return no_memory(where);
+    if (!*about) return cox_no_memory(where);
     json_object_del(*about, list);
     return COX_OK;
 }
@@ -128,7 +123,7 @@ static cox_status read_routes_json(cox_report_routes *routes, const json_t *json
     if (status == COX_OK) status = take_list(json, where, "experts", &list);
     if (status != COX_OK) return status;
     routes->items = calloc(json_array_size(list) + 1, sizeof *routes->items);
-    if (!routes->items) return no_memory(where);
+    if (!routes->items) return cox_no_memory(where);
     size_t i;
     json_array_foreach(list, i, item)
     {
@@ -170,7 +165,7 @@ static cox_status csv_interval(const cox_csv *t, size_t row, const char *value, 
 static cox_status read_routes_csv(cox_report_routes *routes, const cox_csv *t)
 {
     routes->items = calloc(t->n_rows + 1, sizeof *routes->items);
-    cox_status status = routes->items ? COX_OK : no_memory(t->where);
+    cox_status status = routes->items ? COX_OK : cox_no_memory(t->where);
     for (; routes->n < t->n_rows && status == COX_OK; routes->n++) {
         cox_report_route *r = &routes->items[routes->n];
         status = csv_index(t, routes->n, "layer", 0, &r->layer);
@@ -267,7 +262,7 @@ static cox_status read_parts_json(cox_report_parts *parts, const json_t *json, c
     size_t n = 1, l;
     json_array_foreach(list, l, layer) n += 3 + json_array_size(json_object_get(layer, "experts"));
     parts->items = calloc(n, sizeof *parts->items);
-    if (!parts->items) return no_memory(where);
+    if (!parts->items) return cox_no_memory(where);
     status = read_part(parts, json_object_get(json, "embedding"), where, COX_REPORT_EMBEDDING, -1, -1);
     json_array_foreach(list, l, layer)
     {
@@ -304,7 +299,7 @@ static cox_status read_part_row(const cox_csv *t, size_t row, cox_report_part *p
 static cox_status read_parts_csv(cox_report_parts *parts, const cox_csv *t)
 {
     parts->items = calloc(t->n_rows + 1, sizeof *parts->items);
-    cox_status status = parts->items ? COX_OK : no_memory(t->where);
+    cox_status status = parts->items ? COX_OK : cox_no_memory(t->where);
     for (; parts->n < t->n_rows && status == COX_OK; parts->n++)
         status = read_part_row(t, parts->n, &parts->items[parts->n]);
     return status;

@@ -41,7 +41,7 @@ static cox_status read_passed(const cox_csv *t, size_t row, cox_report_heldout *
                                                         json_number_value(json_array_get(item, 3))}};
     }
     json_decref(list);
-    if (!h->passed) return cox_fail(COX_NO_MEMORY, "%s: out of memory", t->where);
+    if (!h->passed) return cox_no_memory(t->where);
     if (is_right) return COX_OK;
     return cox_fail(COX_BAD_FILE,
                     "%s: line %zu, column \"passed_over\": not a list of [cell, mean, low, high]", t->where,
@@ -96,7 +96,7 @@ cox_status cox_report_heldouts_read(cox_report_heldouts *heldouts, cox_csv *tabl
         (cox_report_heldouts){.table = *table, .items = calloc(table->n_rows + 1, sizeof *heldouts->items)};
     *table = (cox_csv){0};
     const cox_csv *t = &heldouts->table;
-    cox_status status = heldouts->items ? COX_OK : cox_fail(COX_NO_MEMORY, "%s: out of memory", t->where);
+    cox_status status = heldouts->items ? COX_OK : cox_no_memory(t->where);
     heldouts->behaviour = "refused";
     if (status == COX_OK && t->n_rows > 0 && cox_csv_has(t, "behaviour"))
         status = cox_csv_text(t, 0, "behaviour", &heldouts->behaviour);

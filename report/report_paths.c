@@ -82,7 +82,7 @@ cox_status cox_report_paths_shown(cox_report *shown, const cox_report *report, c
     shown->routes.about = copy_of(&here, report->routes.about);
     shown->parts.about = copy_of(&here, report->parts.about);
     bool has_all = (!report->run || shown->run) && (!report->best || shown->best);
-    return has_all ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the page");
+    return has_all ? COX_OK : cox_no_memory("the page");
 }
 
 void cox_report_paths_release(cox_report *shown)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "cluster/drain.h"
 
 enum { READ_BYTES = 1 << 16 };
@@ -28,11 +29,6 @@ static void close_input(int fd)
     if (fd > STDIN_FILENO) close(fd);
 }
 
-static cox_status out_of_memory(const char *path)
-{
-    return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
-}
-
 /* Until the descriptor is ready, saying now and then that this rank lives. */
 static void await_ready(cox_cluster *cluster, int fd, short events, const char *what)
 {
@@ -40,45 +36,27 @@ static void await_ready(cox_cluster *cluster, int fd, short events, const char *
     while (cluster && poll(&waiting, 1, 500) == 0) cox_cluster_keepalive(cluster, what);
 }
 
+typedef struct source {
+    cox_cluster *cluster;
+    const char *path;
+} source;
+
+static cox_status await_input(void *user, int fd)
+{
+    const source *s = user;
+    await_ready(s->cluster, fd, POLLIN, "waiting for input");
+    if (!cox_drain_is_wanted()) return COX_OK;
+    return cox_fail(COX_REQUEUE, "stopped by a signal while reading %s", s->path);
+}
+
 cox_status cox_io_read_all(cox_cluster *cluster, const char *path, char **text, size_t *n)
 {
     int fd = open_input(path);
     if (fd < 0) return fail_open(path);
-    char *bytes = NULL;
-    size_t length = 0, capacity = 0;
-    cox_status status = COX_OK;
-    for (ssize_t got = 1; got > 0;) {
-        if (length + READ_BYTES + 1 > capacity) {
-            capacity = 2 * capacity + READ_BYTES + 1;
-            char *larger = realloc(bytes, capacity);
-            if (!larger) {
-                status = out_of_memory(path);
-                break;
-            }
-            bytes = larger;
-        }
-        await_ready(cluster, fd, POLLIN, "waiting for input");
-        if (cox_drain_is_wanted()) {
-            status = cox_fail(COX_REQUEUE, "stopped by a signal while reading %s", path);
-            break;
-        }
-        got = read(fd, bytes + length, READ_BYTES);
-        if (got < 0 && errno == EINTR)
-            got = 1;
-        else if (got < 0)
-            status = cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
-        else
-            length += (size_t)got;
-    }
+    source from = {cluster, path};
+    cox_status status = cox_file_read_from(fd, path, SIZE_MAX, await_input, &from, text, n);
     close_input(fd);
-    if (status != COX_OK) {
-        free(bytes);
-        return status;
-    }
-    bytes[length] = '\0';
-    *text = bytes;
-    *n = length;
-    return COX_OK;
+    return status;
 }
 
 cox_status cox_io_write_all(cox_cluster *cluster, int fd, const void *data, size_t n, const char *where)
@@ -126,7 +104,7 @@ cox_status cox_io_parse_ids(const char *text, const char *where, int32_t **ids, 
             capacity = 2 * capacity + 64;
             int32_t *larger = realloc(list, capacity * sizeof *larger);
             if (!larger) {
-                status = out_of_memory(where);
+                status = cox_no_memory(where);
                 break;
             }
             list = larger;
@@ -166,7 +144,7 @@ cox_status cox_lines_open(cox_lines **lines, const char *path)
     cox_lines *l = calloc(1, sizeof *l);
     if (!l || fstat(fd, &file) != 0 || S_ISDIR(file.st_mode)) {
         cox_status status =
-            l ? cox_fail(COX_IO, "%s: not a file that can be read", path) : out_of_memory(path);
+            l ? cox_fail(COX_IO, "%s: not a file that can be read", path) : cox_no_memory(path);
         free(l);
         close_input(fd);
         return status;
@@ -206,7 +184,7 @@ static cox_status make_room(cox_lines *l)
     if (l->n_bytes + READ_BYTES <= l->capacity) return COX_OK;
     size_t capacity = 2 * l->capacity + READ_BYTES;
     char *larger = realloc(l->bytes, capacity);
-    if (!larger) return out_of_memory(l->path);
+    if (!larger) return cox_no_memory(l->path);
     l->bytes = larger;
     l->capacity = capacity;
     return COX_OK;

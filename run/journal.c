@@ -46,11 +46,6 @@ static cox_status fail_io(const char *path, const char *what)
     return cox_fail(COX_IO, "%s: cannot %s: %s", path, what, strerror(errno));
 }
 
-static cox_status out_of_memory(const cox_journal *j)
-{
-    return cox_fail(COX_NO_MEMORY, "%s: out of memory", j->path);
-}
-
 static void keep_alive(const cox_journal *j, const char *what)
 {
     if (j->cluster) cox_cluster_keepalive(j->cluster, what);
@@ -66,10 +61,10 @@ bool cox_journal_has(const cox_journal *j, uint64_t key)
 static cox_status make_room(cox_journal *j, uint64_t key)
 {
     if (key / 64 < j->n_key_words) return COX_OK;
-    if (key / 64 > SIZE_MAX / 32) return out_of_memory(j);
+    if (key / 64 > SIZE_MAX / 32) return cox_no_memory(j->path);
     size_t n_words = 2 * (size_t)(key / 64) + 64;
     uint64_t *larger = realloc(j->keys, n_words * sizeof *larger);
-    if (!larger) return out_of_memory(j);
+    if (!larger) return cox_no_memory(j->path);
     memset(larger + j->n_key_words, 0, (n_words - j->n_key_words) * sizeof *larger);
     j->keys = larger;
     j->n_key_words = n_words;
@@ -103,7 +98,7 @@ static cox_status format_header(const cox_journal *j, const json_t *run, char **
     json_t *header = json_pack("{s:i, s:O}", "coxswain_journal", VERSION, "run", run);
     char *line = header ? json_dumps(header, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(header);
-    if (!line) return out_of_memory(j);
+    if (!line) return cox_no_memory(j->path);
     *n = strlen(line);
     line[(*n)++] = '\n'; /* in place of the NUL */
     *text = line;
@@ -233,7 +228,7 @@ static cox_status compare_runs(const cox_journal *j, const json_t *theirs, const
 static cox_status read_header(cox_journal *j, const json_t *run, bool *is_there)
 {
     char *text = malloc(HEADER_MAX_BYTES);
-    if (!text) return out_of_memory(j);
+    if (!text) return cox_no_memory(j->path);
     ssize_t n = pread(j->fd, text, HEADER_MAX_BYTES, 0);
     const char *end = n > 0 ? memchr(text, '\n', (size_t)n) : NULL;
     cox_status status = n < 0 ? fail_io(j->path, "read") : COX_OK;
@@ -271,7 +266,7 @@ static cox_status take_entry(cox_journal *j, const char *text, uint64_t n_file_b
     if (n == 0 || n > n_file_bytes - j->n_result_bytes) return COX_OK;
     if (n > *capacity) {
         char *larger = realloc(*line, n);
-        if (!larger) return out_of_memory(j);
+        if (!larger) return cox_no_memory(j->path);
         *line = larger;
         *capacity = n;
     }
@@ -451,12 +446,12 @@ static void release(cox_journal *j)
 cox_status cox_journal_open(cox_journal **journal, const cox_journal_options *options)
 {
     cox_journal *j = calloc(1, sizeof *j);
-    if (!j) return cox_fail(COX_NO_MEMORY, "%s: out of memory", options->path);
+    if (!j) return cox_no_memory(options->path);
     *j =
         (cox_journal){.results_path = options->path, .fd = -1, .results_fd = -1, .cluster = options->cluster};
     if (asprintf(&j->path, "%s.journal", options->path) < 0) {
         free(j);
-        return cox_fail(COX_NO_MEMORY, "%s: out of memory", options->path);
+        return cox_no_memory(options->path);
     }
     cox_status status = open_both(j, options);
     if (status != COX_OK) {

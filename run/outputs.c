@@ -22,7 +22,7 @@ cox_status cox_output_write(const char *option, const char *path,
     if (!path) return COX_OK;
     size_t n = strlen(path) + 16;
     char *temporary = malloc(n);
-    if (!temporary) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!temporary) return cox_no_memory("an output's name");
     snprintf(temporary, n, "%s.XXXXXX", path);
     int descriptor = mkstemp(temporary);
     FILE *file = descriptor < 0 ? NULL : fdopen(descriptor, "w");
@@ -77,7 +77,7 @@ cox_status cox_output_json(struct json_t *json)
 {
     char *text = json ? json_dumps(json, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(json);
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory for the result as JSON");
+    if (!text) return cox_no_memory("the result as JSON");
     puts(text);
     free(text);
     return COX_OK;

@@ -28,15 +28,10 @@ struct cox_plan_cache {
     size_t n_kept, n_kept_bytes;
 };
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a steering plan");
-}
-
 cox_status cox_plan_cache_create(cox_plan_cache **steer, const cox_model *model, bool force)
 {
     cox_plan_cache *fresh = calloc(1, sizeof *fresh);
-    if (!fresh) return out_of_memory();
+    if (!fresh) return cox_no_memory("a steering plan");
     fresh->model = model;
     fresh->is_forced = force;
     *steer = fresh;
@@ -105,7 +100,7 @@ static cox_status compile(cox_plan_cache *steer, compiled *c)
     if (status == COX_OK) {
         c->was_forced = plan->was_forced;
         c->name = strdup(plan->name);
-        if (!c->name) status = out_of_memory();
+        if (!c->name) status = cox_no_memory("a steering plan");
     }
     cox_plan_free(plan);
     json_decref(json);
@@ -129,7 +124,7 @@ static bool keep(cox_plan_cache *steer, const compiled *c)
 static cox_status set_plan(cox_plan_cache *steer, cox_request *request, const char *json, const char *folder)
 {
     compiled fresh = {.json = strdup(json), .folder = strdup(folder)};
-    cox_status status = fresh.json && fresh.folder ? COX_OK : out_of_memory();
+    cox_status status = fresh.json && fresh.folder ? COX_OK : cox_no_memory("a steering plan");
     bool is_kept = false;
     const compiled *c = NULL;
     if (status == COX_OK) {

@@ -41,8 +41,7 @@ static cox_status put_system(json_t *chat, const char *text, const char *where)
     json_t *content = json_string(text);
     if (!content) return cox_fail(COX_INVALID, "--system is not valid UTF-8");
     json_t *message = json_pack("{s:s, s:o}", "role", "system", "content", content);
-    return json_array_insert_new(messages, 0, message) == 0 ? COX_OK
-                                                            : cox_fail(COX_NO_MEMORY, "out of memory");
+    return json_array_insert_new(messages, 0, message) == 0 ? COX_OK : cox_no_memory("a prompt");
 }
 
 cox_status cox_prompting_apply(cox_request *request, const cox_prompting *prompting, const char *where)

@@ -42,7 +42,7 @@ cox_status cox_results_open(cox_results **results, const cox_journal_options *op
 {
     const char *path = options->path;
     cox_results *r = calloc(1, sizeof *r);
-    if (!r) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    if (!r) return cox_no_memory(path);
     *r = (cox_results){.cluster = options->cluster, .path = path, .fd = -1};
     cox_status status = options->run && is_regular(path) ? cox_journal_open(&r->journal, options)
                                                          : open_plain(r, options->begins_anew);

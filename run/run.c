@@ -1,12 +1,12 @@
 /* Opening, loading and closing a run; see run.h for the order. */
 #include "run/run.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "run/identity.h"
 #include "run/memory.h"
 #include "run/table.h"
@@ -125,44 +125,12 @@ static cox_status open_model(cox_run *run)
 
 /* --- Placement --- */
 
-static cox_status read_text(const char *path, void **text, size_t *n)
-{
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return cox_fail(errno == ENOENT ? COX_NOT_FOUND : COX_IO, "%s: cannot open: %s", path,
-                        strerror(errno));
-    char *bytes = NULL;
-    size_t capacity = 0, length = 0;
-    cox_status status = COX_OK;
-    for (size_t got = 1; got > 0 && status == COX_OK; length += got) {
-        if (length + 65536 > capacity) {
-            capacity = 2 * capacity + 131072;
-            char *larger = realloc(bytes, capacity);
-            if (!larger) {
-                status = cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
-                break;
-            }
-            bytes = larger;
-        }
-        got = fread(bytes + length, 1, 65536, file);
-    }
-    if (status == COX_OK && ferror(file)) status = cox_fail(COX_IO, "%s: cannot read", path);
-    fclose(file);
-    if (status != COX_OK) {
-        free(bytes);
-        return status;
-    }
-    *text = bytes;
-    *n = length;
-    return COX_OK;
-}
-
 static cox_status build_placement(cox_placement **placement, const cox_model *model, const cox_layout *layout,
-                                  const char *path, const void *text, size_t n)
+                                  const char *path, const char *text, size_t n)
 {
     int32_t *ranks = malloc((size_t)layout->n_expert_ranks * sizeof *ranks);
     uint8_t *is_moe = malloc((size_t)model->n_layers);
-    cox_status status = ranks && is_moe ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the placement");
+    cox_status status = ranks && is_moe ? COX_OK : cox_no_memory("the placement");
     for (int32_t i = 0; i < layout->n_expert_ranks && status == COX_OK; i++)
         ranks[i] = layout->first_expert_rank + i;
     for (int32_t l = 0; l < model->n_layers && status == COX_OK; l++) is_moe[l] = model->layers[l].is_moe;
@@ -180,9 +148,9 @@ static cox_status build_placement(cox_placement **placement, const cox_model *mo
 cox_status cox_run_read_placement(cox_placement **placement, const cox_model *model, const cox_layout *layout,
                                   const char *path)
 {
-    void *text = NULL;
+    char *text = NULL;
     size_t n = 0;
-    cox_status status = path ? read_text(path, &text, &n) : COX_OK;
+    cox_status status = path ? cox_file_read(path, SIZE_MAX, &text, &n) : COX_OK;
     if (status == COX_OK) status = build_placement(placement, model, layout, path, text, n);
     free(text);
     return status;
@@ -207,9 +175,11 @@ static cox_status make_placement(cox_run *run)
     size_t n = 0;
     cox_status status = COX_OK;
     if (path) {
-        if (run->rank == 0) status = read_text(path, &text, &n);
+        char *bytes = NULL;
+        if (run->rank == 0) status = cox_file_read(path, SIZE_MAX, &bytes, &n);
         status = cox_run_agree(run, status);
         if (status != COX_OK) return status;
+        text = bytes;
         status = cox_cluster_broadcast(run->cluster, 0, &text, &n);
     }
     if (status == COX_OK) status = build_placement(&run->placement, run->model, &run->layout, path, text, n);

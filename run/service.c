@@ -27,7 +27,7 @@ static cox_status load_words(words *w, const cox_run *run, const cox_service *se
     cox_status status = cox_tokenizer_load(&w->tokenizer, run->options.model);
     if (status == COX_NOT_FOUND && service->may_be_ids) { /* who gives ids needs none */
         w->no_tokenizer = strdup(cox_status_message());
-        status = w->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+        status = w->no_tokenizer ? COX_OK : cox_no_memory("a service");
     }
     if (status == COX_OK) status = load_template(w, run, service);
     malloc_trim(0); /* parsing a large vocabulary leaves many free pages behind */

@@ -17,7 +17,7 @@ cox_status cox_traces_name(cox_request *request, const char *folder, const char 
 {
     char *path = NULL;
     if (asprintf(&path, "%s/%s-%" PRIu64 ".safetensors", folder, what, request->id) < 0)
-        return cox_fail(COX_NO_MEMORY, "out of memory for a path");
+        return cox_no_memory("a path");
     cox_status status = cox_request_set(&request->routes_file, path);
     free(path);
     return status;
@@ -28,7 +28,7 @@ static cox_status write_answer(const cox_record *record, const cox_model *model)
     const Cox__TracedRoutes *routes = record->routes;
     if (!routes) return COX_OK;
     cox_routes_layer *layers = calloc((size_t)model->n_layers, sizeof *layers);
-    if (!layers) return cox_fail(COX_NO_MEMORY, "out of memory for routes");
+    if (!layers) return cox_no_memory("routes");
     for (size_t i = 0; i < routes->n_layers; i++) {
         const Cox__TracedLayer *from = routes->layers[i];
         layers[from->layer] = (cox_routes_layer){.experts = (const int32_t *)(const void *)from->experts.data,

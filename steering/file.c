@@ -1,5 +1,5 @@
 /*
- * Files whole: read with a bound, written beside their place and renamed; and the parts of the safetensors
+ * Files whole: written beside their place and renamed; and the parts of the safetensors
  * format that model/safetensors.c leaves out, its metadata and the writing of a header.
  */
 #include <errno.h>
@@ -8,49 +8,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "steering/internal.h"
 
-static cox_status read_open(const char *path, int descriptor, unsigned char **data, size_t *n_bytes)
-{
-    struct stat info;
-    if (fstat(descriptor, &info) != 0) return cox_fail(COX_IO, "%s: cannot read: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode)) return cox_fail(COX_BAD_FILE, "%s: is not a regular file", path);
-    if (info.st_size > COX__MAX_FILE_BYTES) {
-        return cox_fail(COX_BAD_FILE, "%s: has more than the %d bytes that are read", path,
-                        COX__MAX_FILE_BYTES);
-    }
-    size_t n = (size_t)info.st_size, done = 0;
-    unsigned char *bytes = malloc(n ? n : 1);
-    if (!bytes) return cox_fail(COX_NO_MEMORY, "%s: out of memory for its %zu bytes", path, n);
-    while (done < n) {
-        ssize_t got = read(descriptor, bytes + done, n - done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) {
-            free(bytes);
-            return cox_fail(COX_IO, "%s: cannot read: %s", path,
-                            got < 0 ? strerror(errno) : "it shrank meanwhile");
-        }
-        done += (size_t)got;
-    }
-    *data = bytes;
-    *n_bytes = n;
-    return COX_OK;
-}
-
 cox_status cox__file_read(const char *path, unsigned char **data, size_t *n_bytes)
 {
-    /* Not blocking: a pipe that nobody writes to would be waited for instead of refused. */
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) {
-        return cox_fail(errno == ENOENT ? COX_NOT_FOUND : COX_IO, "%s: cannot open: %s", path,
-                        strerror(errno));
-    }
-    cox_status status = read_open(path, descriptor, data, n_bytes);
-    close(descriptor);
+    char *bytes = NULL;
+    cox_status status = cox_file_read_regular(path, COX__MAX_FILE_BYTES, &bytes, n_bytes);
+    if (status == COX_OK) *data = (unsigned char *)bytes;
     return status;
 }
 
@@ -167,5 +135,5 @@ cox_status cox__safetensors_header(const cox__tensor_head *heads, size_t n, cons
         *n_bytes = 8 + padded;
     }
     free(json);
-    return bytes ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a file's header");
+    return bytes ? COX_OK : cox_no_memory("a file's header");
 }

@@ -284,7 +284,7 @@ static cox_status read_tensors(cursor *c, const unsigned char *file, uint64_t n_
     if (alignment < 1 || alignment > 1 << 20)
         return cox_fail(COX_BAD_FILE, "%s: general.alignment is wrong", c->path);
     entry *entries = calloc((size_t)n_tensors, sizeof *entries);
-    if (!entries) return cox_fail(COX_NO_MEMORY, "%s: out of memory", c->path);
+    if (!entries) return cox_no_memory(c->path);
     cox_status status = COX_OK;
     for (uint64_t i = 0; i < n_tensors && status == COX_OK; i++) status = read_entry(c, &entries[i]);
     uint64_t header = (uint64_t)(c->at - file), start = (header + alignment - 1) / alignment * alignment;

@@ -101,14 +101,14 @@ static cox_status write_sorted(const char *path, const cox_vector *const *vector
     char *data = NULL;
     size_t n_bytes = 0;
     FILE *out = open_memstream(&data, &n_bytes);
-    if (!out) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    if (!out) return cox_no_memory(path);
     put_header(out, vectors, n, model_hint);
     put_padding(out);
     for (size_t i = 0; i < n; i++) {
         fwrite(vectors[i]->data, sizeof *vectors[i]->data, (size_t)vectors[i]->width, out);
         put_padding(out);
     }
-    cox_status status = fclose(out) == 0 ? COX_OK : cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    cox_status status = fclose(out) == 0 ? COX_OK : cox_no_memory(path);
     const void *parts[] = {data};
     if (status == COX_OK) status = cox__file_write(path, parts, &n_bytes, 1);
     free(data);
@@ -120,7 +120,7 @@ cox_status cox_gguf_write(const char *path, const cox_vector *vectors, size_t n,
     if (n == 0 || n > COX__MAX_VECTORS)
         return cox_fail(COX_INVALID, "%s: %zu vectors cannot be exported", path, n);
     const cox_vector **sorted = calloc(n, sizeof *sorted);
-    if (!sorted) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    if (!sorted) return cox_no_memory(path);
     cox_status status = COX_OK;
     for (size_t i = 0; i < n && status == COX_OK; i++) {
         sorted[i] = &vectors[i];

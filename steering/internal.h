@@ -22,8 +22,7 @@ enum {
 
 /* --- file.c --- */
 
-/* A whole file. [out] *data malloc'ed. Errors: NOT_FOUND, IO, BAD_FILE (larger than COX__MAX_FILE_BYTES),
- * NO_MEMORY. */
+/* A whole regular file of at most COX__MAX_FILE_BYTES: base/file.h. */
 cox_status cox__file_read(const char *path, unsigned char **data, size_t *n_bytes);
 /* Writes beside the path, flushes to the disk, then renames: the path has the old file or the new one.
  * Errors: IO. */

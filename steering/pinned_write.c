@@ -62,7 +62,7 @@ cox_status cox_traced_routes_write(const char *path, const cox_routes_layer *lay
                 .part_bytes = calloc(room, sizeof *w.part_bytes)};
     cox_status status = COX_OK;
     if (!w.heads || !w.names || !w.parts || !w.part_bytes) {
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+        status = cox_no_memory(path);
     } else {
         for (int32_t l = 0; l < n_layers; l++) {
             const cox_routes_layer *layer = &layers[l];
@@ -85,7 +85,7 @@ cox_status cox_pinned_routes_write(const char *path, const int32_t *const *layer
                                    int32_t n_tokens, int32_t top_k, const char *model_fingerprint)
 {
     cox_routes_layer *experts = calloc((size_t)n_layers + 1, sizeof *experts);
-    if (!experts) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    if (!experts) return cox_no_memory(path);
     for (int32_t l = 0; l < n_layers; l++) experts[l].experts = layers[l];
     cox_status status = cox_traced_routes_write(path, experts, n_layers, n_tokens, top_k, model_fingerprint);
     free(experts);

@@ -324,7 +324,7 @@ cox_status cox_plan_load(cox_plan **plan, const char *path, const cox_model *mod
     size_t n_bytes = 0;
     json_t *json = NULL;
     char *folder = folder_of(path);
-    if (!folder) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    if (!folder) return cox_no_memory(path);
     cox_status status = cox__file_read(path, &text, &n_bytes);
     if (status == COX_OK) status = cox_json_load_text(&json, (const char *)text, n_bytes, path);
     if (status == COX_OK && json_object_get(json, "plan")) { /* a file that names a file could name itself */

@@ -32,7 +32,7 @@ static cox_status check_stack(const cox_plan *plan, const char *where)
 {
     size_t n_places = (size_t)plan->n_layers * (size_t)plan->n_experts;
     uint16_t *counts = calloc(n_places ? n_places : 1, sizeof *counts);
-    if (!counts) return cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+    if (!counts) return cox_no_memory(where);
     cox_status status = COX_OK;
     for (int32_t i = 0; i < plan->n && status == COX_OK; i++) {
         const cox_intervention *v = &plan->interventions[i];
@@ -123,7 +123,7 @@ static cox_status check_router(const cox_plan *plan, const cox_model *model, con
 {
     int32_t *list = calloc((size_t)plan->n + 1, sizeof *list);
     int32_t *by = calloc(2 * (size_t)plan->n_experts + 1, sizeof *by);
-    cox_status status = list && by ? COX_OK : cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+    cox_status status = list && by ? COX_OK : cox_no_memory(where);
     for (int32_t l = 0; l < plan->n_layers && status == COX_OK; l++) {
         int32_t n = 0;
         for (int32_t i = 0; i < plan->n; i++) {

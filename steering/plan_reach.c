@@ -153,7 +153,7 @@ cox_status cox__plan_check_reach(const cox_plan *plan, const cox_model *model, c
                  .top_k = model->router.top_k,
                  .max_positions = model->max_positions,
                  .is_in = calloc((size_t)plan->n_experts + 1, 1)};
-    if (!c.is_in) return cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+    if (!c.is_in) return cox_no_memory(where);
     cox_status status = COX_OK;
     for (int32_t i = 0; i < plan->n && status == COX_OK; i++) {
         if (!is_reached(&c, &plan->interventions[i])) status = fail_closed(&c, i, where);

@@ -231,7 +231,7 @@ static cox_status read_row(const cox__parse *parse, const json_t *json, const ch
 static cox_status keep_unit(const cox__parse *parse, const char *key, const cox_vector *v, const float **unit)
 {
     float *scratch = malloc((size_t)v->width * sizeof *scratch);
-    if (!scratch) return cox_fail(COX_NO_MEMORY, "%s: out of memory", parse->where);
+    if (!scratch) return cox_no_memory(parse->where);
     cox_status status = COX_OK;
     if (cox__unit_of(v->data, v->width, scratch))
         *unit = cox__plan_keep_row(parse->builder, scratch, v->width, &status);
@@ -260,7 +260,7 @@ static cox_status keep_second_unit(const cox__parse *parse, const cox_vector *v2
             parse->where);
     }
     float *scratch = malloc((size_t)v->width * sizeof *scratch);
-    if (!scratch) return cox_fail(COX_NO_MEMORY, "%s: out of memory", parse->where);
+    if (!scratch) return cox_no_memory(parse->where);
     for (int32_t i = 0; i < v->width; i++) {
         scratch[i] = (float)(((double)v2->data[i] - share * (double)v->data[i]) / sqrt(left));
     }

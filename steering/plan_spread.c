@@ -63,7 +63,7 @@ static cox_status add(json_t *spread, json_t *item, const char *label)
 {
     json_t *entry = json_pack("{s:o, s:s}", "item", item, "label", label);
     if (entry && json_array_append_new(spread, entry) == 0) return COX_OK;
-    return cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+    return cox_no_memory("a plan");
 }
 
 /* What the item would be for vector v: by name, at its layer. */
@@ -76,7 +76,7 @@ static cox_status add_vector(json_t *spread, const json_t *item, const char *pat
     if (!copy || json_object_set_new(copy, "vector", json_sprintf("%s#%s", path, v->name)) != 0 ||
         json_object_set_new(copy, "layer", json_integer(v->layer)) != 0) {
         json_decref(copy);
-        return cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+        return cox_no_memory("a plan");
     }
     if (is_from_vector(copy, "expert")) json_object_del(copy, "expert");
     return add(spread, copy, whole);
@@ -87,7 +87,7 @@ static cox_status add_file(cox__plan_builder *builder, json_t *spread, const jso
 {
     const char *path = json_string_value(json_object_get(item, "vector"));
     const cox_vector **list = malloc(file->n * sizeof *list);
-    if (!list) return cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+    if (!list) return cox_no_memory(where);
     for (size_t i = 0; i < file->n; i++) list[i] = &file->vectors[i];
     qsort(list, file->n, sizeof *list, by_place);
     cox_status status = check_places(builder, where, item, list, file->n);
@@ -101,7 +101,7 @@ static cox_status add_file(cox__plan_builder *builder, json_t *spread, const jso
 static cox_status add_one(json_t *spread, const json_t *item, const char *label)
 {
     json_t *copy = json_is_object(item) ? json_copy((json_t *)item) : json_incref((json_t *)item);
-    if (!copy) return cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+    if (!copy) return cox_no_memory("a plan");
     if (is_from_vector(copy, "layer")) json_object_del(copy, "layer");
     if (is_from_vector(copy, "expert")) json_object_del(copy, "expert");
     return add(spread, copy, label);
@@ -127,7 +127,7 @@ static cox_status spread_item(cox__plan_builder *builder, json_t *spread, const 
 cox_status cox__plan_spread(cox__plan_builder *builder, const json_t *list, json_t **spread)
 {
     json_t *fresh = json_array();
-    cox_status status = fresh ? COX_OK : cox_fail(COX_NO_MEMORY, "%s: out of memory", builder->where);
+    cox_status status = fresh ? COX_OK : cox_no_memory(builder->where);
     for (size_t i = 0; i < json_array_size(list) && status == COX_OK; i++)
         status = spread_item(builder, fresh, json_array_get(list, i), i);
     if (status == COX_OK && json_array_size(fresh) > COX_PLAN_MAX_INTERVENTIONS) {

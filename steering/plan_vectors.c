@@ -33,7 +33,7 @@ static cox_status add_row(cox__plan_builder *builder, const float *data, int32_t
     if (builder->n_rows == builder->room_rows) {
         size_t room = builder->room_rows ? 2 * builder->room_rows : 16;
         cox__row *rows = realloc(builder->rows, room * sizeof *rows);
-        if (!rows) return cox_fail(COX_NO_MEMORY, "%s: out of memory", builder->where);
+        if (!rows) return cox_no_memory(builder->where);
         builder->rows = rows;
         builder->room_rows = room;
     }
@@ -74,7 +74,7 @@ char *cox__plan_path(const cox__plan_builder *builder, const char *path)
     int n = *path == '/' || !builder->folder ? asprintf(&full, "%s", path)
                                              : asprintf(&full, "%s/%s", builder->folder, path);
     if (n >= 0) return full;
-    cox_fail(COX_NO_MEMORY, "%s: out of memory", builder->where);
+    cox_no_memory(builder->where);
     return NULL;
 }
 
@@ -89,7 +89,7 @@ static cox_status read_file(cox__plan_builder *builder, const char *path, const 
         }
     }
     cox_vector_file **files = realloc(cache->files, (cache->n + 1) * sizeof *files);
-    if (!files) return cox_fail(COX_NO_MEMORY, "%s: out of memory", builder->where);
+    if (!files) return cox_no_memory(builder->where);
     cache->files = files;
     cox_status status = cox_vector_file_read(&files[cache->n], path);
     if (status == COX_OK) *file = files[cache->n++];

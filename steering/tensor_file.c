@@ -15,7 +15,7 @@ cox_status cox_tensor_file_write(const char *path, const cox_tensor_out *tensors
     unsigned char *header = NULL;
     cox_status status = COX_OK;
     if (!heads || !parts || !part_bytes) {
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+        status = cox_no_memory(path);
     } else {
         for (size_t i = 0; i < n; i++) {
             heads[i].name = tensors[i].name, heads[i].dtype = tensors[i].dtype;

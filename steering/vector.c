@@ -115,7 +115,7 @@ static cox_status copy_json(const json_t *object, const char *key, cox_arena *ar
     const json_t *value = json_object_get(object, key);
     if (!value || json_is_null(value)) return COX_OK;
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS);
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory for a vector's metadata");
+    if (!text) return cox_no_memory("a vector's metadata");
     *out = cox_arena_strdup(arena, text);
     free(text);
     return *out ? COX_OK : COX_NO_MEMORY;

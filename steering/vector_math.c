@@ -48,7 +48,7 @@ cox_status cox_vector_combine(const double *weights, const cox_vector *const *ve
     if (status == COX_OK) status = check_widths(without, n_without, width);
     if (status != COX_OK) return status;
     double *sum = calloc((n_without + 1) * (size_t)width, sizeof *sum);
-    if (!sum) return cox_fail(COX_NO_MEMORY, "out of memory for combining vectors");
+    if (!sum) return cox_no_memory("combining vectors");
     double *rows = sum + width;
     for (size_t i = 0; i < n; i++) {
         for (int32_t k = 0; k < width; k++) sum[k] += weights[i] * (double)vectors[i]->data[k];

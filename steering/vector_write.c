@@ -55,8 +55,7 @@ static cox_status all_facts(const cox_vector *const *vectors, size_t n, json_t *
     json_t *all = json_pack("{s:i,s:o}", "version", 1, "tensors", tensors);
     char *text = all ? json_dumps(all, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(all);
-    if (status == COX_OK && !text)
-        status = cox_fail(COX_NO_MEMORY, "out of memory for the metadata of vectors");
+    if (status == COX_OK && !text) status = cox_no_memory("the metadata of vectors");
     if (status == COX_OK) *metadata = json_pack("{s:s}", "coxswain", text);
     free(text);
     return status;
@@ -106,7 +105,7 @@ static cox_status write_sorted(const char *path, const cox_vector *const *vector
     size_t *part_bytes = calloc(n + 1, sizeof *part_bytes);
     unsigned char *header = NULL;
     if (!heads || !parts || !part_bytes) {
-        status = cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+        status = cox_no_memory(path);
     } else {
         for (size_t i = 0; i < n; i++) {
             heads[i] = (cox__tensor_head){vectors[i]->name, "F32", {vectors[i]->width, 0}};
@@ -128,7 +127,7 @@ static cox_status write_sorted(const char *path, const cox_vector *const *vector
 cox_status cox_vector_file_write(const char *path, const cox_vector *vectors, size_t n)
 {
     const cox_vector **sorted = calloc(n ? n : 1, sizeof *sorted);
-    if (!sorted) return cox_fail(COX_NO_MEMORY, "%s: out of memory", path);
+    if (!sorted) return cox_no_memory(path);
     for (size_t i = 0; i < n; i++) sorted[i] = &vectors[i];
     qsort(sorted, n, sizeof *sorted, by_name);
     cox_status status = write_sorted(path, sorted, n);

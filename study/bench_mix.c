@@ -36,11 +36,6 @@ typedef struct bench {
     cox_status failed; /* what an event could not return */
 } bench;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a benchmark");
-}
-
 static uint64_t draw(uint64_t *state) /* splitmix64 */
 {
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -79,7 +74,7 @@ static cox_status write_vectors(bench *b)
         return status;
     }
     float *data = malloc((size_t)width * sizeof *data);
-    cox_status status = data ? COX_OK : out_of_memory();
+    cox_status status = data ? COX_OK : cox_no_memory("a benchmark");
     for (int32_t k = 0; k < b->n && status == COX_OK; k++) {
         int32_t request = b->first + k * n_coordinators;
         char path[320];
@@ -124,7 +119,7 @@ static cox_status make_plan(const bench *b, int32_t request, cox_plan **plan)
     snprintf(vector, sizeof vector, "%d.safetensors", (int)request);
     json_t *json = json_pack("{s:s,s:s,s:i,s:f}", "op", "add", "vector", vector, "layer", (int)layer,
                              "strength", norm > 0 ? norm : 1.0);
-    if (!json) return out_of_memory();
+    if (!json) return cox_no_memory("a benchmark");
     bool is_routed = b->mix == COX_MIX_ROUTED;
     int bad = json_object_set_new(json, "site", json_string(is_routed ? "expert_out" : "resid_post"));
     if (is_routed) {
@@ -132,7 +127,7 @@ static cox_status make_plan(const bench *b, int32_t request, cox_plan **plan)
         bad |= json_object_set_new(json, "expert", json_integer(expert));
     }
     json_t *whole = json_pack("{s:[o]}", "interventions", json);
-    cox_status status = whole && !bad ? COX_OK : out_of_memory();
+    cox_status status = whole && !bad ? COX_OK : cox_no_memory("a benchmark");
     if (status == COX_OK)
         status = cox_plan_from_json(plan, whole, "benchmark", b->folder, b->run->model, NULL, false);
     json_decref(whole);
@@ -332,7 +327,7 @@ static cox_status take_memory(bench *b, cox_mix_result *result)
     uint64_t state = o->seed;
     for (size_t i = 0; i < n_tokens && is_there; i++)
         b->prompts[i] = (int32_t)(draw(&state) % (uint64_t)b->run->model->vocab_size);
-    return is_there ? COX_OK : out_of_memory();
+    return is_there ? COX_OK : cox_no_memory("a benchmark");
 }
 
 static cox_status create_engine(bench *b)

@@ -83,7 +83,7 @@ static cox_status make_columns(cox_capture *c)
     c->columns = calloc((size_t)c->n_layers * COX_N_SITES + 1, sizeof *c->columns);
     c->column_of = malloc((size_t)model->n_layers * COX_N_SITES * sizeof *c->column_of);
     c->site_mask = calloc((size_t)model->n_layers, 1);
-    if (!c->columns || !c->column_of || !c->site_mask) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!c->columns || !c->column_of || !c->site_mask) return cox_no_memory("a capture");
     memset(c->column_of, -1, (size_t)model->n_layers * COX_N_SITES * sizeof *c->column_of);
     for (int32_t i = 0; i < c->n_layers; i++) {
         for (cox_site site = 0; site < COX_N_SITES; site++) {
@@ -116,7 +116,7 @@ static cox_status choose_experts(cox_capture *c)
     if (status != COX_OK) return status;
     c->unit_of = malloc(((size_t)n_experts + 1) * sizeof *c->unit_of);
     c->expert_mask = calloc((size_t)model->n_layers * (size_t)n_experts + 1, 1);
-    if (!c->unit_of || !c->expert_mask) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!c->unit_of || !c->expert_mask) return cox_no_memory("a capture");
     for (int32_t e = 0; e < n_experts; e++) c->unit_of[e] = -1;
     for (int32_t i = 0; i < c->n_experts; i++) {
         c->unit_of[c->experts[i]] = i;
@@ -246,8 +246,7 @@ static cox_status write_index(const cox_capture *c, const cox_prompts *files, js
 {
     json_t *index = NULL;
     char *path = cox_capture_path(c, index_name);
-    cox_status status =
-        path ? make_index(c, files, shards, &index) : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status = path ? make_index(c, files, shards, &index) : cox_no_memory("a capture");
     if (status == COX_OK) status = cox_output_write("--output", path, print_json, index);
     json_decref(index);
     free(path);
@@ -300,7 +299,7 @@ static cox_status compute(cox_capture *c, cox_prompts *files, cox_captured *capt
 cox_status cox_capture_create(cox_capture **capture, const cox_capture_options *options)
 {
     cox_capture *c = calloc(1, sizeof *c);
-    if (!c) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!c) return cox_no_memory("a capture");
     c->options = options;
     cox_status status = read_question(c);
     if (status == COX_OK) {
@@ -315,7 +314,7 @@ cox_status cox_capture_compute(cox_capture *c, cox_run *run, cox_captured *captu
 {
     size_t n = c->options->n_inputs;
     cox_prompts *files = calloc(n, sizeof *files);
-    cox_status status = cox_run_agree(run, files ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory"));
+    cox_status status = cox_run_agree(run, files ? COX_OK : cox_no_memory("a capture"));
     c->run = run;
     if (status == COX_OK) status = compute(c, files, captured);
     for (size_t f = 0; files && f < n; f++) cox_prompts_free(&files[f]);

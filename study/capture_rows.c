@@ -34,11 +34,6 @@ typedef struct shards {
     routes *routes;               /* [the model's layers]; experts NULL: not asked for */
 } shards;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for captured rows");
-}
-
 /* --- Which prompts a shard has --- */
 
 static double row_bytes(const cox_capture *c)
@@ -56,7 +51,8 @@ static cox_status divide(shards *s)
     s->n_rows = calloc(n, sizeof *s->n_rows);
     s->n_prompts = calloc(n, sizeof *s->n_prompts);
     s->first = calloc(n, sizeof *s->first);
-    if (!c->blocks || !s->first_rows || !s->n_rows || !s->n_prompts || !s->first) return out_of_memory();
+    if (!c->blocks || !s->first_rows || !s->n_rows || !s->n_prompts || !s->first)
+        return cox_no_memory("captured rows");
     for (int32_t i = 0, b = -1; i < c->work.n; i++) {
         int32_t rows = cox_capture_n_rows(c, &c->work.prompts[i]);
         if (b < 0 || s->n_prompts[b] == SHARD_PROMPTS || (s->n_rows[b] + rows) * row_bytes(c) > SHARD_BYTES) {
@@ -79,7 +75,7 @@ static cox_status take_routes(shards *s)
     const cox_model *model = s->c->run->model;
     size_t n = (size_t)s->n_most_rows * (size_t)model->router.top_k + 1;
     s->routes = calloc((size_t)model->n_layers, sizeof *s->routes);
-    if (!s->routes) return out_of_memory();
+    if (!s->routes) return cox_no_memory("captured rows");
     for (int32_t i = 0; i < s->c->n_layers && s->c->options->has_routes; i++) {
         routes *r = &s->routes[s->c->layers[i]];
         if (!model->layers[s->c->layers[i]].is_moe) continue;
@@ -87,7 +83,7 @@ static cox_status take_routes(shards *s)
         r->logits = malloc(n * sizeof *r->logits);
         r->weights = malloc(n * sizeof *r->weights);
         r->margins = malloc(n * sizeof *r->margins);
-        if (!r->experts || !r->logits || !r->weights || !r->margins) return out_of_memory();
+        if (!r->experts || !r->logits || !r->weights || !r->margins) return cox_no_memory("captured rows");
     }
     return COX_OK;
 }
@@ -102,7 +98,7 @@ static cox_status take_memory(shards *s)
     s->experts = malloc(n * s->c->n_units * sizeof *s->experts + 1);
     s->prompts = malloc(n * sizeof *s->prompts + 1);
     s->positions = malloc(n * sizeof *s->positions + 1);
-    if (!s->rows || !s->experts || !s->prompts || !s->positions) return out_of_memory();
+    if (!s->rows || !s->experts || !s->prompts || !s->positions) return cox_no_memory("captured rows");
     return take_routes(s);
 }
 
@@ -219,7 +215,7 @@ static cox_status write_shard(shards *s, int32_t block)
     char file[NAME_BYTES];
     shard_name(file, block);
     char *path = cox_capture_path(c, file);
-    cox_status status = out.tensors && out.names && path ? COX_OK : out_of_memory();
+    cox_status status = out.tensors && out.names && path ? COX_OK : cox_no_memory("captured rows");
     if (status == COX_OK) {
         int32_t n_rows = s->n_rows[block];
         number_rows(s, block);

@@ -26,11 +26,6 @@ typedef struct statistics {
     double *classes;           /* [files] sets, on rank 0 */
 } statistics;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for statistics of rows");
-}
-
 static size_t set_size(const statistics *s)
 {
     return s->n_counts + 2 * s->n_values;
@@ -99,7 +94,7 @@ static cox_status divide(statistics *s)
     cox_capture *c = s->c;
     c->blocks = calloc((size_t)c->work.n + 1, sizeof *c->blocks);
     s->n_blocks = calloc((size_t)c->work.n_files, sizeof *s->n_blocks);
-    if (!c->blocks || !s->n_blocks) return out_of_memory();
+    if (!c->blocks || !s->n_blocks) return cox_no_memory("statistics of rows");
     for (int32_t f = 0, i = 0; f < c->work.n_files; f++) {
         for (int32_t k = 0; k < c->work.of_file[f]; k++, i++) c->blocks[i] = c->n_blocks + cox_class_block(k);
         s->n_blocks[f] = cox_class_n_blocks(c->work.of_file[f]);
@@ -125,7 +120,7 @@ static cox_status take_memory(statistics *s)
     if (status != COX_OK) return status;
     s->prompts = calloc((size_t)s->window, bytes);
     s->blocks = calloc((size_t)s->n_mine + 1, bytes);
-    return s->prompts && s->blocks ? COX_OK : out_of_memory();
+    return s->prompts && s->blocks ? COX_OK : cox_no_memory("statistics of rows");
 }
 
 /* --- All together --- */
@@ -135,7 +130,7 @@ static cox_status add_up(statistics *s, double *all, const size_t *offsets)
 {
     int32_t n_coordinators = cox_cluster_n_coordinators(s->c->run->cluster);
     s->classes = calloc((size_t)s->c->work.n_files, set_size(s) * sizeof *s->classes);
-    if (!s->classes) return out_of_memory();
+    if (!s->classes) return cox_no_memory("statistics of rows");
     for (int32_t f = 0, block = 0; f < s->c->work.n_files; f++) {
         for (int32_t i = 0; i < s->n_blocks[f]; i++, block++) {
             double *from = all + offsets[block % n_coordinators] / sizeof *all;
@@ -176,7 +171,8 @@ static cox_status write_file(const statistics *s)
     int64_t *counts = malloc(n_files * s->n_counts * sizeof *counts), *count = counts;
     double *values = malloc(2 * n_files * s->n_values * sizeof *values), *value = values;
     char *path = cox_capture_path(c, "statistics.safetensors");
-    cox_status status = tensors && names && counts && values && path ? COX_OK : out_of_memory();
+    cox_status status =
+        tensors && names && counts && values && path ? COX_OK : cox_no_memory("statistics of rows");
     for (size_t i = 0; i < n && status == COX_OK; i++) {
         const cox_capture_column *column = &c->columns[i];
         size_t n_units = n_files * s->n_places * (size_t)column->n_units,

@@ -46,11 +46,6 @@ struct cox_cell_runner {
     int16_t **routes;  /* [n_prompts] of [n_layers, length, top_k] experts of the clean run */
 };
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for the cells of a sweep");
-}
-
 static slot *slot_of(cox_cell_runner *r, uint64_t id)
 {
     uint64_t s = id / (uint64_t)r->n_prompts;
@@ -142,7 +137,7 @@ static cox_status create_slot(slot *s, const cox_cell_runner *r)
     s->kl = calloc((size_t)n_prompts, sizeof *s->kl);
     s->digests = wants_digests ? calloc((size_t)n_prompts, sizeof *s->digests) : NULL;
     bool has_memory = s->touched && s->log_odds && s->kl && (s->digests || !wants_digests);
-    return has_memory ? COX_OK : out_of_memory();
+    return has_memory ? COX_OK : cox_no_memory("the cells of a sweep");
 }
 
 static void free_slot(slot *s)
@@ -182,7 +177,7 @@ static cox_status list_prompts(cox_cell_runner *r)
     r->p = calloc((size_t)r->n_prompts * (size_t)model->vocab_size, sizeof *r->p);
     r->log_p = calloc((size_t)r->n_prompts * (size_t)model->vocab_size, sizeof *r->log_p);
     if (!r->tokens || !r->offsets || !r->lengths || !r->order || !r->routes || !r->p || !r->log_p)
-        return out_of_memory();
+        return cox_no_memory("the cells of a sweep");
     int32_t n = 0;
     for (int32_t s = 0; s < q->n_sets; s++) {
         for (int32_t i = 0; i < q->sets[s].n; i++, n++) {
@@ -193,7 +188,7 @@ static cox_status list_prompts(cox_cell_runner *r)
             r->n_tokens += (size_t)r->lengths[n];
             size_t n_routes = (size_t)model->n_layers * (size_t)r->lengths[n] * (size_t)model->router.top_k;
             r->routes[n] = malloc((n_routes + 1) * sizeof *r->routes[n]);
-            if (!r->routes[n]) return out_of_memory();
+            if (!r->routes[n]) return cox_no_memory("the cells of a sweep");
             r->order[n] = n;
         }
     }
@@ -237,7 +232,7 @@ static cox_status create_parts(cox_cell_runner *r)
 cox_status cox_cell_runner_create(cox_cell_runner **runner, cox_run *run, const cox_cell_question *question)
 {
     cox_cell_runner *r = calloc(1, sizeof *r);
-    if (!r) return out_of_memory();
+    if (!r) return cox_no_memory("the cells of a sweep");
     *r = (cox_cell_runner){.run = run, .question = question};
     cox_status status = create_parts(r);
     if (status == COX_OK) {
@@ -370,7 +365,7 @@ cox_status cox_cell_runner_begin_answers(cox_cell_runner *runner, int32_t max_to
         s->tokens = calloc(n * (size_t)max_tokens, sizeof *s->tokens);
         s->n_tokens = calloc(n, sizeof *s->n_tokens);
         s->has_ended = calloc(n, 1);
-        if (!s->tokens || !s->n_tokens || !s->has_ended) return out_of_memory();
+        if (!s->tokens || !s->n_tokens || !s->has_ended) return cox_no_memory("the cells of a sweep");
     }
     return COX_OK;
 }
@@ -433,7 +428,7 @@ static cox_status compile(cox_cell_runner *r, const cox_sweep_cell *cell, cox_pl
     char where[64];
     snprintf(where, sizeof where, "cell %lld", (long long)cell->number);
     json_t *json = cox_sweep_cell_plan(q->grid, cell, cell->block->vectors, q->randoms);
-    if (!json) return out_of_memory();
+    if (!json) return cox_no_memory("the cells of a sweep");
     cox_status status = cox_plan_from_json_cached(plan, json, where, q->folder, r->run->model,
                                                   q->tokenizer_fingerprint, q->is_forced, &r->vectors);
     json_decref(json);

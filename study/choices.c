@@ -41,8 +41,7 @@ cox_status cox_choose(const char *option, const char *what, const char *text, in
 {
     uint8_t *is_chosen = calloc((size_t)n_there + 1, 1);
     int32_t *chosen = malloc(((size_t)n_there + 1) * sizeof *chosen), count = 0;
-    cox_status status =
-        is_chosen && chosen ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for %s", option);
+    cox_status status = is_chosen && chosen ? COX_OK : cox_no_memory(option);
     bool is_all = strcmp(text, "all") == 0;
     if (status == COX_OK && !is_all) status = mark(option, what, text, n_there, is_chosen);
     for (int32_t i = 0; i < n_there && status == COX_OK; i++) {
@@ -78,7 +77,7 @@ cox_status cox_choose_positions(const char *option, const char *text, const char
     *from_end = NULL;
     if (is_among(text, words)) return COX_OK;
     int32_t *list = malloc(most * sizeof *list), count = 0;
-    cox_status status = list ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for %s", option);
+    cox_status status = list ? COX_OK : cox_no_memory(option);
     if (status == COX_OK && strcmp(text, "last") == 0) list[count++] = 1;
     bool is_list = *text == '-';
     if (status == COX_OK && count == 0 && !is_list)

@@ -31,11 +31,6 @@ typedef struct means {
     size_t n_kept, record_bytes;
 } means;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for the means of rows");
-}
-
 /* --- The pass --- */
 
 static size_t place_of_row(const means *m, int32_t layer, int32_t expert, int32_t place)
@@ -106,7 +101,7 @@ static cox_status take_places(means *m)
     m->units = calloc(n_experts + 1, sizeof *m->units);
     m->sites = calloc(n_layers, 1);
     m->experts = calloc(n_layers * n_experts + 1, 1);
-    if (!m->places || !m->units || !m->sites || !m->experts) return out_of_memory();
+    if (!m->places || !m->units || !m->sites || !m->experts) return cox_no_memory("the means of rows");
     for (int32_t i = 0; i < q->n_experts; i++) m->units[q->experts[i]] = i;
     for (int32_t l = 0; l < q->n_layers; l++) {
         m->places[q->layers[l]] = l;
@@ -141,7 +136,7 @@ static cox_status take_sums(means *m, int32_t n_mine_prompts)
     m->parts = calloc((size_t)m->window * m->n_floats, sizeof *m->parts);
     m->scores = calloc((size_t)m->window, sizeof *m->scores);
     m->kept = malloc(n_kept * m->record_bytes + 1);
-    return m->sums && m->parts && m->scores && m->kept ? COX_OK : out_of_memory();
+    return m->sums && m->parts && m->scores && m->kept ? COX_OK : cox_no_memory("the means of rows");
 }
 
 /* Which block each prompt belongs to, on every rank; and this coordinator's memory. */
@@ -149,7 +144,7 @@ static cox_status prepare(means *m)
 {
     int32_t rank = m->run->rank, n_coordinators = cox_cluster_n_coordinators(m->run->cluster), n_mine = 0;
     m->blocks = malloc(((size_t)m->work.n + 1) * sizeof *m->blocks);
-    if (!m->blocks) return out_of_memory();
+    if (!m->blocks) return cox_no_memory("the means of rows");
     for (int c = 0; c < 2; c++) m->n_blocks[c] = cox_class_n_blocks(m->work.of_file[c]);
     for (int32_t i = 0; i < m->work.n; i++) {
         int32_t c = m->work.prompts[i].file;
@@ -172,7 +167,8 @@ static cox_status share_filter(means *m)
         data = malloc(n);
         if (data) memcpy(data, m->question->filter, n);
     }
-    cox_status status = cox_run_agree(m->run, cox_run_is_front(m->run) && !data ? out_of_memory() : COX_OK);
+    cox_status status = cox_run_agree(
+        m->run, cox_run_is_front(m->run) && !data ? cox_no_memory("the means of rows") : COX_OK);
     if (status == COX_OK) status = cox_cluster_broadcast(m->run->cluster, 0, &data, &n);
     m->filter = data;
     return status;
@@ -206,7 +202,7 @@ static cox_status add_up(const means *m, const double *all, const size_t *offset
     const char *const *paths = m->question->prompts;
     out->means = calloc(2 * m->n_floats, sizeof *out->means);
     double *sum = calloc(m->n_floats, sizeof *sum);
-    cox_status status = out->means && sum ? COX_OK : out_of_memory();
+    cox_status status = out->means && sum ? COX_OK : cox_no_memory("the means of rows");
     for (int32_t c = 0, block = 0; c < 2 && status == COX_OK; c++) {
         double n_kept = 0;
         memset(sum, 0, m->n_floats * sizeof *sum);
@@ -235,7 +231,7 @@ static cox_status sort_rows(const means *m, const char *all, size_t n_bytes, cox
     for (int c = 0; c < 2; c++) out->rows[c] = calloc((size_t)m->work.of_file[c] + 1, sizeof **out->rows);
     if (!by_number || !out->rows[0] || !out->rows[1]) {
         free(by_number);
-        return out_of_memory();
+        return cox_no_memory("the means of rows");
     }
     for (size_t at = 0; at < n_bytes; at += m->record_bytes) {
         int32_t number;

@@ -208,7 +208,7 @@ static cox_status read_vector(const cox_decompose_options *options, const cox_mo
                               cox_vector_file **file, const cox_vector **vector)
 {
     char *path = strdup(options->vector);
-    if (!path) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!path) return cox_no_memory("a decomposition");
     char *name = strrchr(path, '#');
     if (name) *name++ = '\0';
     cox_status status = cox_vector_file_read(file, path);
@@ -264,7 +264,7 @@ static cox_status pack(const cox_run *run, const cox_decompose_options *options,
     double square = 0;
     *n_bytes = sizeof(shared) + width * (sizeof(double) + sizeof(float)) + (size_t)run->model->vocab_size;
     shared *head = calloc(1, *n_bytes);
-    if (!head) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!head) return cox_no_memory("a decomposition");
     double *unit = (double *)(void *)(head + 1);
     for (size_t i = 0; i < width; i++) square += (double)v->data[i] * (double)v->data[i];
     *norm = sqrt(square);
@@ -307,7 +307,7 @@ static cox_status summarise_effects(cox_decomposition *d, const double *values, 
     size_t stride = cox_parts_n(d->shape) + (size_t)n_variants;
     const double *first = values + cox_parts_n(d->shape);
     double *scratch = calloc((size_t)d->classes[0].n + (size_t)d->classes[1].n, sizeof *scratch);
-    if (!scratch) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!scratch) return cox_no_memory("a decomposition");
     d->has_effects = true;
     cox_status status = summarise_effect(d, first, stride, 0, scratch, d->log_odds);
     for (int32_t v = 1; v < n_variants && status == COX_OK; v++) {
@@ -327,7 +327,7 @@ static cox_status summarise(cox_decomposition *d, const double *values, size_t s
     const int32_t n[2] = {d->classes[0].n, d->classes[1].n};
     const cox_bootstrap bootstrap = {(uint64_t)d->options->seed, (int32_t)d->options->resamples};
     double *part = calloc(2 * ((size_t)n[0] + (size_t)n[1]), sizeof *part);
-    if (!part) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!part) return cox_no_memory("a decomposition");
     double *ones = part + n[0] + n[1];
     for (int32_t i = 0; i < n[0] + n[1]; i++) ones[i] = 1;
     cox_ratio_samples samples;
@@ -354,8 +354,8 @@ static cox_status take_results(cox_decomposition *d, const double *values, int32
 {
     size_t n_parts = cox_parts_n(d->shape);
     d->parts = calloc(n_parts, sizeof *d->parts);
-    cox_status status = d->parts ? summarise(d, values, n_parts + (size_t)n_variants)
-                                 : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status =
+        d->parts ? summarise(d, values, n_parts + (size_t)n_variants) : cox_no_memory("a decomposition");
     if (status == COX_OK && n_variants > 1) status = summarise_effects(d, values, n_variants);
     return status;
 }
@@ -394,7 +394,7 @@ static cox_status take_memory(context *c, const void *data)
     c->vector = (const float *)(const void *)(c->unit + model->d_model);
     c->in_set = (const uint8_t *)(c->vector + model->d_model);
     c->sites = calloc((size_t)model->n_layers, 1);
-    if (!c->sites) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!c->sites) return cox_no_memory("a decomposition");
     for (int32_t l = 0; l < model->n_layers; l++) {
         unsigned sites = 1u << COX_SITE_ATTN_OUT | 1u << COX_SITE_MOE_OUT | 1u << COX_SITE_RESID_POST;
         if (l == 0) sites |= 1u << COX_SITE_RESID_PRE;

@@ -155,7 +155,7 @@ static cox_status find_direction(const cox_directions *t, int32_t row, const dou
     }
     cox_status status = rows[0] && rows[1]
                             ? cox_direction_principal(rows[0], rows[1], n, width, a, b, data, share)
-                            : cox_fail(COX_NO_MEMORY, "out of memory for pairs of rows");
+                            : cox_no_memory("pairs of rows");
     free(rows[0]);
     free(rows[1]);
     return status;
@@ -228,9 +228,8 @@ static cox_status write_vectors(cox_directions *t)
     cox_vector *vectors = calloc(n_rows, sizeof *vectors);
     float *data = calloc(n_rows * (size_t)t->question.width, sizeof *data);
     t->found = calloc(n_rows, sizeof *t->found);
-    cox_status status = vectors && t->found && data
-                            ? make_vectors(t, vectors, data, tokenizer, &n)
-                            : cox_fail(COX_NO_MEMORY, "out of memory for the vectors");
+    cox_status status = vectors && t->found && data ? make_vectors(t, vectors, data, tokenizer, &n)
+                                                    : cox_no_memory("the vectors");
     if (status == COX_OK) status = cox_vector_file_write(t->options->output, vectors, n);
     free(data);
     free(vectors);
@@ -242,7 +241,7 @@ static cox_status write_vectors(cox_directions *t)
 cox_status cox_directions_create(cox_directions **directions, const cox_directions_options *options)
 {
     cox_directions *t = calloc(1, sizeof *t);
-    if (!t) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!t) return cox_no_memory("directions");
     t->options = options;
     cox_status status = read_question(t);
     if (status == COX_OK) {

@@ -199,7 +199,7 @@ static cox_status read_inputs(cox_evaluation *e, const cox_run *run, cox_jobs *j
     if (status == COX_OK) {
         *n_bytes = sizeof(shared) + n_vocab + n_plan;
         out = calloc(1, *n_bytes);
-        if (!out) status = cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+        if (!out) status = cox_no_memory("a plan");
     }
     if (status == COX_OK) {
         shared *head = (shared *)(void *)out;
@@ -289,7 +289,7 @@ cox_status cox_evaluation_compute(cox_evaluation *e, cox_run *run)
     size_t n_bytes = 0, n_files = e->options->n_prompts;
     bool is_front = cox_run_is_front(run);
     cox_prompts *prompts = calloc(n_files, sizeof *prompts);
-    cox_status status = prompts ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status = prompts ? COX_OK : cox_no_memory("an evaluation");
     if (status == COX_OK && is_front) status = read_inputs(e, run, &jobs, prompts, &data, &n_bytes);
     status = cox_run_agree(run, status);
     if (status == COX_OK) status = cox_cluster_broadcast(run->cluster, 0, &data, &n_bytes);

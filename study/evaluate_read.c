@@ -7,11 +7,6 @@
 #include "run/io.h"
 #include "study/prompts.h"
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for prompts and answers");
-}
-
 /* Calls take(context, json, number) for each line that is not blank; it owns the json. */
 typedef cox_status take_line(void *context, json_t *json, const char *where, int32_t number);
 
@@ -74,7 +69,7 @@ static cox_status take_answer(void *context, json_t *line, const char *where, in
         status = cox_fail(COX_BAD_FILE, "%s: custom_id \"%s\" has an answer already", where, id);
     }
     bool is_kept = status == COX_OK && (is_answer(line) || !before);
-    if (is_kept && json_object_set(by_id, id, line) != 0) status = out_of_memory();
+    if (is_kept && json_object_set(by_id, id, line) != 0) status = cox_no_memory("prompts and answers");
     json_decref(line);
     return status;
 }
@@ -83,7 +78,8 @@ static cox_status read_answers(cox_evaluation *e, const char *path, json_t **by_
 {
     if (!path) return COX_OK;
     *by_id = json_object();
-    return *by_id ? read_lines(e->cluster, path, ANSWER_FORM, take_answer, *by_id) : out_of_memory();
+    return *by_id ? read_lines(e->cluster, path, ANSWER_FORM, take_answer, *by_id)
+                  : cox_no_memory("prompts and answers");
 }
 
 static const char *text_of(const json_t *line, bool *has_ended)
@@ -137,22 +133,23 @@ static cox_status take_prompt(void *context, json_t *line, const char *where, in
     cox_item *item = new_item(p->e);
     if (!item) {
         json_decref(line);
-        return out_of_memory();
+        return cox_no_memory("prompts and answers");
     }
     item->line = line;
     item->file = p->file, item->number = number;
     item->id = id_of(line, p->e->options->prompts[p->file], number);
     p->n++;
-    if (!item->id) return out_of_memory();
+    if (!item->id) return cox_no_memory("prompts and answers");
     if (json_object_get(p->seen, item->id))
         return cox_fail(COX_BAD_FILE, "%s: custom_id \"%s\" is used twice", where, item->id);
-    return json_object_set_new(p->seen, item->id, json_true()) == 0 ? COX_OK : out_of_memory();
+    return json_object_set_new(p->seen, item->id, json_true()) == 0 ? COX_OK
+                                                                    : cox_no_memory("prompts and answers");
 }
 
 static cox_status read_prompts(cox_evaluation *e)
 {
     prompt_file p = {.e = e, .seen = json_object()};
-    cox_status status = p.seen ? COX_OK : out_of_memory();
+    cox_status status = p.seen ? COX_OK : cox_no_memory("prompts and answers");
     for (size_t i = 0; i < e->options->n_prompts && status == COX_OK; i++) {
         p.file = (int32_t)i, p.n = 0;
         status = read_lines(e->cluster, e->options->prompts[i], COX_PROMPT_FORM, take_prompt, &p);
@@ -172,9 +169,9 @@ static cox_status make_items(cox_evaluation *e)
     {
         (void)line;
         cox_item *item = new_item(e);
-        if (!item) return out_of_memory();
+        if (!item) return cox_no_memory("prompts and answers");
         item->id = strdup(id);
-        if (!item->id) return out_of_memory();
+        if (!item->id) return cox_no_memory("prompts and answers");
     }
     return COX_OK;
 }
@@ -253,7 +250,7 @@ cox_measure *cox_evaluation_add(cox_evaluation *e, const char *name, bool is_rat
         m->values[side] = malloc((size_t)e->n_items * sizeof *m->values[side]);
         if (!m->values[side]) {
             free(m->values[COX_RUN]);
-            out_of_memory();
+            cox_no_memory("prompts and answers");
             return NULL;
         }
         for (int32_t i = 0; i < e->n_items; i++) m->values[side][i] = NAN;

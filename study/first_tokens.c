@@ -73,7 +73,7 @@ cox_status cox_first_tokens_read(const char *ids, const char *const *texts, size
 {
     cox_tokenizer *tokenizer = NULL;
     uint8_t *set = calloc((size_t)model->vocab_size, 1);
-    cox_status status = set ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for a set of tokens");
+    cox_status status = set ? COX_OK : cox_no_memory("a set of tokens");
     if (status == COX_OK) status = cox_tokenizer_load(&tokenizer, folder);
     if (status == COX_OK && ids) status = add_ids(set, model, ids);
     for (size_t i = 0; i < n_texts && status == COX_OK; i++)

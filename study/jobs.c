@@ -12,11 +12,6 @@
 
 /* --- The list --- */
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for prompts and results");
-}
-
 cox_status cox_jobs_add(cox_jobs *jobs, cox_job job, const int32_t *prompt, const int32_t *continuation)
 {
     size_t n = (size_t)job.n_tokens, n_prompt = (size_t)job.n_prompt;
@@ -24,7 +19,7 @@ cox_status cox_jobs_add(cox_jobs *jobs, cox_job job, const int32_t *prompt, cons
     if (list) jobs->jobs = list;
     int32_t *tokens = realloc(jobs->tokens, (jobs->n_tokens + n) * sizeof *tokens);
     if (tokens) jobs->tokens = tokens;
-    if (!list || !tokens) return out_of_memory();
+    if (!list || !tokens) return cox_no_memory("prompts and results");
     memcpy(tokens + jobs->n_tokens, prompt, n_prompt * sizeof *tokens);
     if (n > n_prompt)
         memcpy(tokens + jobs->n_tokens + n_prompt, continuation, (n - n_prompt) * sizeof *tokens);
@@ -86,7 +81,7 @@ static cox_status send_list(share *s, const cox_jobs *jobs)
                token_bytes = jobs->n_tokens * sizeof(int32_t);
         n_bytes = sizeof jobs->n + list_bytes + token_bytes;
         char *out = data = malloc(n_bytes);
-        status = out ? COX_OK : out_of_memory();
+        status = out ? COX_OK : cox_no_memory("prompts and results");
         if (out) {
             memcpy(out, &jobs->n, sizeof jobs->n);
             memcpy(out + sizeof jobs->n, jobs->jobs, list_bytes);
@@ -111,7 +106,7 @@ static cox_status take_memory(share *s)
     s->places = calloc((size_t)q->n_at_once, sizeof *s->places);
     s->scratch = calloc((size_t)q->n_at_once, q->scratch_bytes + 1);
     s->results = calloc((size_t)s->n_mine + 1, q->result_bytes);
-    if (!s->tokens || !s->places || !s->scratch || !s->results) return out_of_memory();
+    if (!s->tokens || !s->places || !s->scratch || !s->results) return cox_no_memory("prompts and results");
     const int32_t *tokens = (const int32_t *)(const void *)(s->jobs + s->n);
     for (int32_t i = 0; i < s->n; tokens += s->jobs[i].n_tokens, i++) s->tokens[i] = tokens;
     return COX_OK;
@@ -268,7 +263,7 @@ static cox_status gather(share *s, void **results)
     cox_status status = cox_cluster_gather(s->run->cluster, s->results, n_bytes, (void **)&all, &offsets);
     if (status == COX_OK && cox_run_is_front(s->run)) {
         sorted = malloc((size_t)s->n * size + 1);
-        if (!sorted) status = out_of_memory();
+        if (!sorted) status = cox_no_memory("prompts and results");
         for (int32_t i = 0; sorted && i < s->n; i++)
             memcpy(sorted + (size_t)i * size, all + offsets[i % s->step] + (size_t)(i / s->step) * size,
                    size);

@@ -132,7 +132,7 @@ cox_status cox_interval_mean(const double *values, int32_t n, const cox_bootstra
     if (!counts || !means) {
         free(counts);
         free(means);
-        return cox_fail(COX_NO_MEMORY, "out of memory for a bootstrap interval");
+        return cox_no_memory("a bootstrap interval");
     }
     cox_random random = {bootstrap->seed};
     for (int32_t i = 0; i < n; i++) sum += values[i];
@@ -162,7 +162,7 @@ cox_status cox_ratio_samples_draw(cox_ratio_samples *samples, const double *cons
     samples->sums = calloc(n_resamples * 2, sizeof *samples->sums);
     samples->statistics = calloc(n_resamples, sizeof *samples->statistics);
     if (!samples->counts || !samples->sums || !samples->statistics)
-        return cox_fail(COX_NO_MEMORY, "out of memory for bootstrap intervals");
+        return cox_no_memory("bootstrap intervals");
     cox_random random = {bootstrap->seed};
     int32_t *counts = samples->counts;
     for (size_t r = 0; r < n_resamples; r++) {

@@ -32,11 +32,6 @@ typedef struct pass {
     cox_status failed;
 } pass;
 
-static cox_status out_of_memory(void)
-{
-    return cox_fail(COX_NO_MEMORY, "out of memory for a pass over the prompts");
-}
-
 /* --- The prompts, to all: number of files, prompts of each, then (line, tokens) of each prompt, then ids ---
  */
 
@@ -45,7 +40,7 @@ static cox_status pack(const cox_prompts *files, int32_t n_files, void **data, s
     size_t n = 1 + (size_t)n_files;
     for (int32_t f = 0; f < n_files; f++) n += 2 * (size_t)files[f].n + files[f].n_tokens;
     int32_t *out = malloc(n * sizeof *out), *at = out;
-    if (!out) return out_of_memory();
+    if (!out) return cox_no_memory("a pass over the prompts");
     *at++ = n_files;
     for (int32_t f = 0; f < n_files; f++) *at++ = files[f].n;
     for (int32_t f = 0; f < n_files; f++) {
@@ -70,7 +65,7 @@ static cox_status unpack(cox_pass_work *work)
     work->n = 0;
     for (int32_t f = 0; f < work->n_files; f++) work->n += work->of_file[f];
     work->prompts = calloc((size_t)work->n + 1, sizeof *work->prompts);
-    if (!work->prompts) return out_of_memory();
+    if (!work->prompts) return cox_no_memory("a pass over the prompts");
     const int32_t *heads = work->of_file + work->n_files, *tokens = heads + 2 * (size_t)work->n;
     for (int32_t f = 0, i = 0; f < work->n_files; f++) {
         for (int32_t end = i + work->of_file[f]; i < end; i++, heads += 2) {
@@ -164,7 +159,7 @@ static cox_status choose_positions(pass *p)
         if (i == 0 || k < p->nearest) p->nearest = k;
     }
     p->place_of = malloc(((size_t)p->farthest + 1) * sizeof *p->place_of);
-    if (!p->place_of) return out_of_memory();
+    if (!p->place_of) return cox_no_memory("a pass over the prompts");
     for (int32_t k = 0; k <= p->farthest; k++) p->place_of[k] = -1;
     for (int32_t i = 0; i < question->n_positions; i++) p->place_of[question->from_end[i]] = i;
     return COX_OK;
@@ -174,7 +169,7 @@ static cox_status choose_mine(pass *p)
 {
     p->mine = calloc((size_t)p->work->n + 1, sizeof *p->mine);
     p->window = calloc((size_t)p->sink->window, sizeof *p->window);
-    if (!p->mine || !p->window) return out_of_memory();
+    if (!p->mine || !p->window) return cox_no_memory("a pass over the prompts");
     for (int32_t i = 0; i < p->work->n; i++) {
         if (!cox_pass_is_mine(p->run, p->blocks[i])) continue;
         p->mine[p->n_mine] = p->work->prompts[i];

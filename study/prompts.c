@@ -25,7 +25,7 @@ static cox_status open_reader(reader *r)
     cox_status status = cox_tokenizer_load(&r->tokenizer, r->run->options.model);
     if (status == COX_NOT_FOUND) { /* lines may give token ids */
         r->no_tokenizer = strdup(cox_status_message());
-        status = r->no_tokenizer ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+        status = r->no_tokenizer ? COX_OK : cox_no_memory("prompts");
     }
     if (status != COX_OK || r->prompting->is_raw) return status;
     status =
@@ -33,7 +33,7 @@ static cox_status open_reader(reader *r)
     bool may_do_without = status == COX_UNSUPPORTED || status == COX_NOT_FOUND;
     if (status == COX_OK || r->prompting->template_name || !may_do_without) return status;
     r->no_template = strdup(cox_status_message());
-    return r->no_template ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    return r->no_template ? COX_OK : cox_no_memory("prompts");
 }
 
 static void close_reader(reader *r)
@@ -82,7 +82,7 @@ static cox_status append(cox_prompts *prompts, int32_t line, const int32_t *toke
     if (offsets) prompts->offsets = offsets;
     int32_t *all = realloc(prompts->tokens, (prompts->n_tokens + n) * sizeof *all);
     if (all) prompts->tokens = all;
-    if (!lines || !offsets || !all) return cox_fail(COX_NO_MEMORY, "%s: out of memory", prompts->path);
+    if (!lines || !offsets || !all) return cox_no_memory(prompts->path);
     memcpy(all + prompts->n_tokens, tokens, n * sizeof *all);
     lines[count] = line;
     offsets[count] = prompts->n_tokens;

@@ -93,7 +93,7 @@ static cox_status measure(cox_routes *r, const context *c, const void *results)
         size_t n = (size_t)(g.n[class] = prompts->n);
         g.whole[class] = calloc(n * COX_N_ROUTES, sizeof(double));
         g.part[class] = calloc(n, sizeof(double));
-        if (!g.whole[class] || !g.part[class]) status = cox_fail(COX_NO_MEMORY, "out of memory");
+        if (!g.whole[class] || !g.part[class]) status = cox_no_memory("counts of routes");
         for (size_t i = 0; i < n && status == COX_OK; i++) {
             int32_t n_tokens = (int32_t)(prompts->offsets[i + 1] - prompts->offsets[i]);
             for (size_t kind = 0; kind < COX_N_ROUTES; kind++) {
@@ -125,7 +125,7 @@ static cox_status read_jobs(cox_run *run, cox_routes *r, cox_jobs *jobs)
 static cox_status compare_classes(cox_routes *r, const context *c, const void *results)
 {
     r->cells = calloc((size_t)r->n_layers * (size_t)r->n_experts, sizeof *r->cells);
-    return r->cells ? measure(r, c, results) : cox_fail(COX_NO_MEMORY, "out of memory");
+    return r->cells ? measure(r, c, results) : cox_no_memory("counts of routes");
 }
 
 cox_status cox_routes_measure(cox_run *run, const cox_routes_options *options, cox_routes *routes)

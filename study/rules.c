@@ -290,7 +290,7 @@ cox_status cox_rules_from_json(cox_rules **rules, const json_t *json, const char
         pcre2_set_match_limit(r->context, MATCH_LIMIT);
         status = read_rules(r, json, where);
     } else {
-        status = cox_fail(COX_NO_MEMORY, "out of memory for rules");
+        status = cox_no_memory("rules");
     }
     if (status == COX_OK) {
         *rules = r;
@@ -392,7 +392,7 @@ static cox_status match(const matcher *m, const judged *j, bool *is_match)
     *is_match = false;
     for (size_t i = 0; i < m->n_codes && !*is_match; i++) {
         pcre2_match_data *data = pcre2_match_data_create_from_pattern(m->codes[i], NULL);
-        if (!data) return cox_fail(COX_NO_MEMORY, "out of memory for a match");
+        if (!data) return cox_no_memory("a match");
         int result = pcre2_match(m->codes[i], (PCRE2_SPTR)j->text, j->n, 0, 0, data, j->rules->context);
         *is_match = result > 0 && is_same(m, m->codes[i], data, j);
         pcre2_match_data_free(data);

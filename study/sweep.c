@@ -66,7 +66,7 @@ static char *line_of(json_t *json)
     json_decref(json);
     if (!text || asprintf(&line, "%s\n", text) < 0) line = NULL;
     free(text);
-    if (!line) cox_fail(COX_NO_MEMORY, "out of memory for a result");
+    if (!line) cox_no_memory("a result");
     return line;
 }
 
@@ -143,7 +143,7 @@ static cox_status keep(stage *st, uint64_t key, const char *line, size_t n)
 static cox_status mail(stage *st, uint64_t key, const char *line, size_t n)
 {
     char *letter = malloc(sizeof key + n);
-    if (!letter) return cox_fail(COX_NO_MEMORY, "out of memory for a result");
+    if (!letter) return cox_no_memory("a result");
     memcpy(letter, &key, sizeof key);
     memcpy(letter + sizeof key, line, n);
     cox_status status =
@@ -194,7 +194,7 @@ static json_t *identity_of(const cox_sweep *s)
         json_pack("{s:s, s:O, s:I, s:b, s:I, s:I, s:f}", "command", "sweep", "grid", s->grid->json, "limit",
                   (json_int_t)o->limit, "logits_digest", (int)o->wants_digest, "best", (json_int_t)o->n_best,
                   "max_tokens", (json_int_t)o->max_tokens, "max_kl", o->max_kl);
-    cox_status status = json ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_status status = json ? COX_OK : cox_no_memory("a sweep");
     for (int i = 0; i < 4 && status == COX_OK; i++) {
         if (files[i]) status = cox_identity_add_file(json, keys[i], files[i], s->run->cluster);
     }
@@ -362,7 +362,7 @@ static cox_status stage_2(stage *st)
     if (status != COX_OK || st->is_stopped || st->n_chosen == 0) return status;
     int32_t n_coordinators = cox_cluster_n_coordinators(run->cluster);
     int64_t *mine = realloc(st->mine, (size_t)(st->n_chosen + 1) * sizeof *mine);
-    if (!mine) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!mine) return cox_no_memory("a sweep");
     st->mine = mine;
     st->n_mine = st->n_submitted = st->n_missing = 0;
     for (int64_t i = 0; i <= st->n_chosen;
@@ -397,14 +397,13 @@ static cox_status share_cells(stage *st)
         data = calloc(n_bytes, 1);
         for (size_t k = 0; data && k < n_bytes; k++) ((uint8_t *)data)[k] = cox_results_has(st->results, k);
     }
-    cox_status status =
-        cox_run_agree(run, n_bytes > 0 && !data ? cox_fail(COX_NO_MEMORY, "out of memory") : COX_OK);
+    cox_status status = cox_run_agree(run, n_bytes > 0 && !data ? cox_no_memory("a sweep") : COX_OK);
     if (status == COX_OK) status = cox_cluster_broadcast(run->cluster, 0, &data, &n_bytes);
     n_cells = (int64_t)n_bytes - 1;
     st->n_all = n_cells + 1;
     if (status == COX_OK && cox_cluster_is_coordinator(run->cluster)) {
         st->mine = malloc(n_bytes * sizeof *st->mine);
-        if (!st->mine) status = cox_fail(COX_NO_MEMORY, "out of memory");
+        if (!st->mine) status = cox_no_memory("a sweep");
         int32_t n_coordinators = cox_cluster_n_coordinators(run->cluster);
         for (int64_t c = 0; c < n_cells && status == COX_OK; c++) {
             if (((uint8_t *)data)[key_of(c)]) continue;

@@ -21,7 +21,7 @@ static cox_status read_fields(judge *j, int32_t set)
 {
     const cox_prompts *p = &j->sweep->sets[set];
     j->prompts[set] = calloc((size_t)p->n + 1, sizeof *j->prompts[set]);
-    if (!j->prompts[set]) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!j->prompts[set]) return cox_no_memory("a sweep's answers");
     FILE *file = fopen(p->path, "r");
     if (!file) return cox_fail(COX_IO, "%s: %s", p->path, strerror(errno));
     char *line = NULL;
@@ -132,8 +132,7 @@ static cox_status read_lines(const judge *j, const int64_t *cells, int64_t n, js
 static cox_status count_all(const judge *j, const int64_t *cells, int64_t n)
 {
     json_t **lines = calloc((size_t)n + 1, sizeof *lines);
-    cox_status status =
-        lines ? read_lines(j, cells, n, lines) : cox_fail(COX_NO_MEMORY, "out of memory for the answers");
+    cox_status status = lines ? read_lines(j, cells, n, lines) : cox_no_memory("the answers");
     for (int64_t i = 0; i <= n && status == COX_OK; i++)
         status = count_cell(j, lines[i], i == 0 ? -1 : cells[i - 1]);
     for (int64_t i = 0; lines && i <= n; i++) json_decref(lines[i]);
@@ -146,7 +145,7 @@ cox_status cox_sweep_write_answers(const cox_sweep *sweep, const int64_t *cells,
     char *text = NULL;
     size_t n_bytes = 0;
     judge j = {.sweep = sweep, .out = open_memstream(&text, &n_bytes)};
-    cox_status status = j.out ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for answers.csv");
+    cox_status status = j.out ? COX_OK : cox_no_memory("answers.csv");
     for (int32_t set = 0; set < sweep->n_sets && status == COX_OK; set++) status = read_fields(&j, set);
     if (status == COX_OK) {
         fputs("cell,set,label,yes,asked,rate,low,high\n", j.out);

@@ -155,7 +155,7 @@ static cox_status read_positions(const reader *r, cox_sweep_block *b)
     if (!value) {
         value = json_pack("[s]", "all");
         if (!value || json_object_set_new((json_t *)r->json, "positions", value) != 0)
-            return cox_fail(COX_NO_MEMORY, "%s: out of memory", r->where);
+            return cox_no_memory(r->where);
     }
     if (!json_is_array(value) || json_array_size(value) == 0)
         return cox_fail(COX_BAD_FILE, "%s: key \"positions\" must be a list of scopes", r->where);
@@ -358,7 +358,7 @@ cox_status cox_sweep_grid_parse(cox_sweep_grid **grid, json_t *json, const char 
     }
     *fresh =
         (cox_sweep_grid){.json = json_deep_copy(json), .n_experts = model->router.n_experts, .arena = arena};
-    status = fresh->json ? COX_OK : cox_fail(COX_NO_MEMORY, "%s: out of memory", where);
+    status = fresh->json ? COX_OK : cox_no_memory(where);
     if (status == COX_OK) status = read_blocks(fresh, where, model);
     if (status == COX_OK) {
         *grid = fresh;

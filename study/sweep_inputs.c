@@ -17,7 +17,7 @@ char *cox_sweep_path(const cox_sweep *sweep, const char *name)
 {
     char *path = NULL;
     if (asprintf(&path, "%s/%s", sweep->options->output, name) >= 0) return path;
-    cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_no_memory("a sweep's inputs");
     return NULL;
 }
 
@@ -28,7 +28,7 @@ char *cox_sweep_vectors(const cox_sweep *sweep, const cox_sweep_block *block)
     if (asprintf(&path, "%s%s%s", is_absolute ? "" : sweep->folder, is_absolute ? "" : "/", block->vectors) >=
         0)
         return path;
-    cox_fail(COX_NO_MEMORY, "out of memory");
+    cox_no_memory("a sweep's inputs");
     return NULL;
 }
 
@@ -41,7 +41,7 @@ json_t *cox_sweep_plan(const cox_sweep *sweep, const cox_sweep_cell *cell, bool 
     json_t *plan = vectors ? cox_sweep_cell_plan(sweep->grid, cell, vectors, randoms) : NULL;
     if (vectors != path) free(vectors);
     free(path);
-    if (!plan) cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+    if (!plan) cox_no_memory("a plan");
     return plan;
 }
 
@@ -56,7 +56,7 @@ cox_status cox_sweep_write_file(const cox_sweep *sweep, const char *name, const 
     char *path = cox_sweep_path(sweep, name), *beside = NULL;
     if (!path || asprintf(&beside, "%s.new", path) < 0) {
         free(path);
-        return cox_fail(COX_NO_MEMORY, "out of memory");
+        return cox_no_memory("a sweep's inputs");
     }
     FILE *file = fopen(beside, "w");
     bool is_written = file && fwrite(text, 1, n, file) == n;
@@ -76,7 +76,7 @@ static cox_status read_grid(cox_sweep *s)
     const char *path = s->options->grid, *slash = strrchr(path, '/');
     json_t *json = NULL;
     char *folder = slash ? strndup(path, (size_t)(slash - path + (slash == path))) : strdup(".");
-    if (!folder) return cox_fail(COX_NO_MEMORY, "out of memory");
+    if (!folder) return cox_no_memory("a sweep's inputs");
     s->folder = realpath(folder, NULL);
     cox_status status = s->folder ? cox_json_load_file(&json, path)
                                   : cox_fail(COX_NOT_FOUND, "%s: %s: %s", path, folder, strerror(errno));
@@ -103,7 +103,7 @@ cox_status cox_sweep_read_inputs(cox_sweep *s)
     s->home = realpath(o->output, NULL);
     if (!s->home) return cox_fail(COX_IO, "--output %s: %s", o->output, strerror(errno));
     if (asprintf(&s->randoms, "%s/%s", s->home, RANDOMS) < 0) s->randoms = NULL;
-    return s->randoms ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory");
+    return s->randoms ? COX_OK : cox_no_memory("a sweep's inputs");
 }
 
 void cox_sweep_free_inputs(cox_sweep *s)
@@ -175,7 +175,7 @@ static cox_status draw(const cox_sweep *s, randoms *r, const cox_sweep_cell *cel
         if (vectors) r->vectors = vectors;
         char(*names)[96] = realloc(r->names, r->room * sizeof *names);
         if (names) r->names = names;
-        if (!vectors || !names) return cox_fail(COX_NO_MEMORY, "out of memory for the vectors of controls");
+        if (!vectors || !names) return cox_no_memory("the vectors of controls");
     }
     cox_sweep_control_tensor_name(s->grid, cell, expert, r->names[r->n]);
     if (has_drawn(r, r->names[r->n], like->norm)) return COX_OK;
@@ -183,7 +183,7 @@ static cox_status draw(const cox_sweep *s, randoms *r, const cox_sweep_cell *cel
     *v = *like;
     v->name = r->names[r->n];
     v->data = malloc((size_t)v->width * sizeof *v->data);
-    if (!v->data) return cox_fail(COX_NO_MEMORY, "out of memory for the vectors of controls");
+    if (!v->data) return cox_no_memory("the vectors of controls");
     r->n++;
     return fill(s, cell, expert, file, like, v);
 }
@@ -217,7 +217,7 @@ cox_status cox_sweep_write_randoms(const cox_sweep *s)
             cox_vector_file **grown = realloc(files.files, (files.n + 1) * sizeof *grown);
             if (!grown) {
                 cox_vector_file_free(file);
-                status = cox_fail(COX_NO_MEMORY, "out of memory");
+                status = cox_no_memory("a sweep's inputs");
             } else {
                 files.files = grown; /* vectors below borrow their texts */
                 files.files[files.n++] = file;

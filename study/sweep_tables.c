@@ -116,8 +116,7 @@ static cox_status make_rows(const lines *l, cox_sweep_table *table)
     for (int32_t i = 0; i < s->n_sets; i++) most = (size_t)s->sets[i].n > most ? (size_t)s->sets[i].n : most;
     double *memory = calloc(3 * most, sizeof *memory);
     table->rows = calloc((size_t)s->grid->n_cells, sizeof *table->rows);
-    cox_status status =
-        memory && table->rows ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the tables");
+    cox_status status = memory && table->rows ? COX_OK : cox_no_memory("the tables");
     if (status == COX_OK && !l->items[0])
         status = cox_fail(COX_BAD_FILE, "stage1.jsonl: the clean run is missing");
     paired p = {.clean = memory, .steered = memory + most, .change = memory + 2 * most};
@@ -140,7 +139,7 @@ cox_status cox_sweep_read_table(const cox_sweep *sweep, cox_sweep_table *table)
     size_t n = (size_t)sweep->grid->n_cells + 1;
     lines l = {.sweep = sweep, .items = calloc(n, sizeof *l.items)};
     *table = (cox_sweep_table){0};
-    cox_status status = l.items ? read_lines(&l) : cox_fail(COX_NO_MEMORY, "out of memory for the tables");
+    cox_status status = l.items ? read_lines(&l) : cox_no_memory("the tables");
     if (status == COX_OK) status = make_rows(&l, table);
     for (size_t i = 0; l.items && i < n; i++) json_decref(l.items[i]);
     free(l.items);
@@ -205,7 +204,7 @@ cox_status cox_sweep_write_csv(const cox_sweep *sweep, const cox_sweep_table *ta
     char *text = NULL;
     size_t n = 0;
     FILE *out = open_memstream(&text, &n);
-    if (!out) return cox_fail(COX_NO_MEMORY, "out of memory for cells.csv");
+    if (!out) return cox_no_memory("cells.csv");
     fputs("cell,block,site,op,control,seed,layer,expert,weighting,source,positions,strength,idle,"
           "log_odds_a,change_a,change_a_low,change_a_high,"
           "log_odds_b,change_b,change_b_low,change_b_high,kl\n",
@@ -295,7 +294,7 @@ cox_status cox_sweep_choose(const cox_sweep *sweep, const cox_sweep_table *table
     bool has_memory = is_chosen && is_control && *cells;
     free(is_chosen);
     free(is_control);
-    return has_memory ? COX_OK : cox_fail(COX_NO_MEMORY, "out of memory for the choice of cells");
+    return has_memory ? COX_OK : cox_no_memory("the choice of cells");
 }
 
 static json_t *real(double value)
@@ -329,7 +328,7 @@ cox_status cox_sweep_write_best(const cox_sweep *sweep, const cox_sweep_table *t
                              real(table->clean_a), "log_odds_b", real(table->clean_b), "cells", list);
     char *text = json ? json_dumps(json, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(json);
-    if (!text) return cox_fail(COX_NO_MEMORY, "out of memory for best.json");
+    if (!text) return cox_no_memory("best.json");
     cox_status status = cox_sweep_write_file(sweep, "best.json", text, strlen(text));
     free(text);
     return status;

@@ -21,7 +21,7 @@ cox_text_limits cox_text_limits_defaults(void)
 static cox_status split(const char *text, word **words, size_t *n)
 {
     word *list = malloc((strlen(text) / 2 + 1) * sizeof *list);
-    if (!list) return cox_fail(COX_NO_MEMORY, "out of memory for an answer's words");
+    if (!list) return cox_no_memory("an answer's words");
     *n = 0;
     for (const char *at = text + strspn(text, blanks); *at; at += strspn(at, blanks)) {
         list[*n] = (word){at, strcspn(at, blanks)};
@@ -54,7 +54,7 @@ static cox_status measure_repetition(word *words, size_t n_words, int64_t ngram,
     if (n_words < (size_t)ngram) return COX_OK;
     size_t n = n_words - (size_t)ngram + 1, n_distinct = 1;
     word **grams = malloc(n * sizeof(word *));
-    if (!grams) return cox_fail(COX_NO_MEMORY, "out of memory for an answer's n-grams");
+    if (!grams) return cox_no_memory("an answer's n-grams");
     for (size_t i = 0; i < n; i++) grams[i] = words + i;
     ngram_words = ngram;
     qsort(grams, n, sizeof *grams, compare_ngrams);

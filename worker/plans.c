@@ -36,7 +36,7 @@ cox_status cox_worker_plans_create(cox_worker_plans **plans, cox_cluster *cluste
     if (!p || !scratch) {
         free(p);
         free(scratch);
-        return cox_fail(COX_NO_MEMORY, "out of memory for steering on an expert host");
+        return cox_no_memory("steering on an expert host");
     }
     *p = (cox_worker_plans){.cluster = cluster, .kernels = kernels, .d_model = d_model, .scratch = scratch};
     *plans = p;
@@ -102,7 +102,7 @@ static cox_status take_letter(cox_worker_plans *plans, const unsigned char *data
         return COX_OK;
     }
     held_plan *held = calloc(1, sizeof *held);
-    if (!held) return cox_fail(COX_NO_MEMORY, "out of memory for a plan");
+    if (!held) return cox_no_memory("a plan");
     const int32_t *indices;
     cox_status status = cox_plan_unpack(&held->plan, &indices, data + sizeof letter, n - sizeof letter);
     if (status != COX_OK) {
