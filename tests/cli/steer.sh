@@ -88,6 +88,13 @@ hinted 1 llama.gguf logits --model "$model" --tokens 5,6 --output "$work/hint.st
 hinted 1 llama.gguf generate --model "$model" --prompt kite --prompt hat --max-tokens 2 --steer "$plan" --ranks 2
 hinted 1 llama.gguf batch --model "$model" --input "$work/in/hint.jsonl" --output "$work/hint.jsonl" --progress none
 hinted 1 llama.gguf vector import "$work/in/llama.gguf" --output "$work/hint.st" --model "$model"
+hint_lists=(--a "$model/prompts/topic-how.jsonl" --b "$model/prompts/ordinary-how.jsonl" --limit 2)
+echo '{"version":1,"blocks":[{"name":"x","site":"resid_post","vectors":"llama.gguf","layers":[1],"strengths":[1,2]}]}' > "$work/in/hint.grid"
+hinted 1 llama.gguf sweep --model "$model" --grid "$work/in/hint.grid" "${hint_lists[@]}" --rules "$model/rules.json" \
+    --output "$work/hint.cells" --best 0 --ranks 3 --coordinators 2 --progress none
+hinted 1 llama.gguf decompose --model "$model" --vector "$work/in/llama.gguf" "${hint_lists[@]}" --progress none
+hinted 1 llama.gguf evaluate --model "$model" --prompts "$model/prompts/topic-how.jsonl" --limit 2 --rules "$model/rules.json" \
+    --steer "$plan" --progress none
 hinted 0 olmoe.gguf plan check --model "$model" "$plan"
 hinted 0 unknown.gguf plan check --model "$model" "$plan"
 cp "$known" "$work/kept.st"
