@@ -29,7 +29,7 @@ typedef struct batch {
     cox_lines *lines;
     cox_seen *seen; /* custom_ids so far */
     cox_results *results;
-    bool has_warned;   /* of an empty prompt */
+    bool has_warned_of_empty, has_warned_of_idle;
     bool is_stopped;   /* by a signal, before the end */
     double draining_s; /* since when; 0: not */
     cox_plan_cache *steer;
@@ -179,13 +179,42 @@ static bool is_blank(const char *line, size_t n)
     return true;
 }
 
-/* Once: the first of them says enough. */
-static void warn_of_empty(batch *b, const cox_request *request)
+static bool is_empty(const char *text)
 {
-    if (b->has_warned || request->is_chat || request->n_prompt_ids > 0) return;
-    if (request->prompt[strspn(request->prompt, " \t\r\n")] != '\0') return;
-    fprintf(stderr, "warning: %s: line %" PRIu64 ": the prompt is empty\n", b->options->input, b->n_lines);
-    b->has_warned = true;
+    return text && text[strspn(text, " \t\r\n")] == '\0';
+}
+
+/* Of a chat: what is said last. It is only parsed where some text in it may be empty. */
+static bool has_empty_prompt(const cox_request *request)
+{
+    if (!request->is_chat) return request->n_prompt_ids == 0 && is_empty(request->prompt);
+    if (!strstr(request->chat, "\"content\":\"\"")) return false;
+    json_t *chat = json_loads(request->chat, 0, NULL);
+    const json_t *messages = json_object_get(chat, "messages");
+    const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
+    bool is_there = is_empty(json_string_value(json_object_get(last, "content")));
+    json_decref(chat);
+    return is_there;
+}
+
+/* What has perhaps not the effect that was meant. Once each: the first line of its kind says enough. */
+static void warn(batch *b, const cox_request *request)
+{
+    const Cox__SamplingFields *s = request->sampling;
+    const char *input = b->options->input;
+    const char *idle =
+        cox_generation_idle((double)s->temperature, s->top_k, (double)s->top_p, (double)s->min_p);
+    if (idle && !b->has_warned_of_idle) {
+        fprintf(stderr,
+                "warning: %s: line %" PRIu64 ": %s changes nothing at temperature 0 (greedy); give a "
+                "temperature too\n",
+                input, b->n_lines, idle);
+        b->has_warned_of_idle = true;
+    }
+    if (!b->has_warned_of_empty && has_empty_prompt(request)) {
+        fprintf(stderr, "warning: %s: line %" PRIu64 ": the prompt is empty\n", input, b->n_lines);
+        b->has_warned_of_empty = true;
+    }
 }
 
 /* One line: a request, or NULL when it got its error line or has its answer already. */
@@ -217,7 +246,7 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
         *plan = NULL;
         return refuse(b, fresh, status);
     }
-    warn_of_empty(b, fresh);
+    warn(b, fresh);
     *request = fresh;
     return COX_OK;
 }
@@ -459,7 +488,6 @@ cox_status cox_command_batch(const cox_options *options)
                .model_name = options->model};
     bool is_front = cox_run_is_front(&run);
     if (is_front) status = cox_generation_apply(&used, run.model);
-    if (is_front && status == COX_OK) cox_generation_warn(&used);
     if (is_front && status == COX_OK) status = open_files(&b);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) status = serve(&run, &b);

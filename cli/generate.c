@@ -65,7 +65,10 @@ static cox_status add_prompt(generate *g, const char *text, size_t n, const char
 static void warn(const generate *g)
 {
     const cox_options *o = g->options;
-    cox_generation_warn(o);
+    const char *idle = cox_generation_idle(o->temperature, o->top_k, o->top_p, o->min_p);
+    if (idle)
+        fprintf(stderr, "warning: --%s changes nothing at temperature 0 (greedy); give --temperature too\n",
+                idle);
     for (size_t i = 0; i < g->n; i++) {
         if (g->prompts[i][strspn(g->prompts[i], " \t\r\n")] != '\0') continue;
         if (i < o->prompts.n) {

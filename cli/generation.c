@@ -232,9 +232,8 @@ cox_status cox_generation_apply(cox_options *options, const cox_model *model)
     return status;
 }
 
-void cox_generation_warn(const cox_options *o)
+const char *cox_generation_idle(double temperature, int64_t top_k, double top_p, double min_p)
 {
-    const char *idle = o->top_k > 0 ? "--top-k" : o->top_p < 1 ? "--top-p" : o->min_p > 0 ? "--min-p" : NULL;
-    if (!idle || o->temperature > 0) return;
-    fprintf(stderr, "warning: %s changes nothing at temperature 0 (greedy); give --temperature too\n", idle);
+    if (temperature > 0) return NULL;
+    return top_k > 0 ? "top-k" : top_p < 1 ? "top-p" : min_p > 0 ? "min-p" : NULL;
 }

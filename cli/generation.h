@@ -35,7 +35,7 @@ cox_status cox_generation_read(cox_generation *generation, const json_t *object,
  */
 cox_status cox_generation_apply(cox_options *options, const cox_model *model);
 
-/* A line on standard error when an option of sampling has no effect. */
-void cox_generation_warn(const cox_options *options);
+/* What has no effect at temperature 0: "top-k", "top-p" or "min-p"; NULL: nothing. */
+const char *cox_generation_idle(double temperature, int64_t top_k, double top_p, double min_p);
 
 #endif

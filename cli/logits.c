@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -203,7 +204,9 @@ static cox_status read_plan(logits *l, const cox_model *model)
     char fingerprint[65];
     cox_status status = cox_tokenizer_fingerprint(model->folder, fingerprint);
     if (status != COX_OK) return status;
-    return cox_plan_load(&l->plan, l->options->plan, model, fingerprint, l->options->forces_steering);
+    status = cox_plan_load(&l->plan, l->options->plan, model, fingerprint, l->options->forces_steering);
+    if (status == COX_OK && l->plan->note) fprintf(stderr, "warning: %s\n", l->plan->note);
+    return status;
 }
 
 static cox_status prepare(logits *l, cox_run *run, cox_engine **engine)

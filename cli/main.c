@@ -27,27 +27,11 @@ static void print_usage(FILE *file)
           file);
 }
 
-/* Of all ranks that find the same mistake only one speaks. The launchers of Open MPI and Slurm tell each
- * process its rank before MPI is up. */
-static bool is_first_rank(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const char *rank = getenv(names[i]);
-        if (rank && cox_launch_is_inside()) return strcmp(rank, "0") == 0;
-    }
-    return true;
-}
-
 static int finish(const char *name, cox_status status)
 {
-    if (fflush(stdout) != 0 && status == COX_OK) status = cox_fail(COX_IO, "standard output: cannot write");
-    if (status != COX_OK) {
-        bool speaks = is_first_rank();
-        if (speaks) fprintf(stderr, "coxswain%s%s: %s\n", *name ? " " : "", name, cox_status_message());
-        cox_launch_part(speaks);
-    }
-    return cox_status_exit_code(status);
+    char who[64];
+    snprintf(who, sizeof who, "coxswain%s%s", *name ? " " : "", name);
+    return cox_launch_end(who, status);
 }
 
 /* Whether the model can be spread over so many ranks, before they are all started. A model that cannot be

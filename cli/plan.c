@@ -40,6 +40,7 @@ static cox_status check(const cox_options *options)
     if (status == COX_OK) {
         status = cox_plan_load(&plan, options->plain.items[1], model, fingerprint, options->forces_steering);
     }
+    if (status == COX_OK && plan->note) fprintf(stderr, "warning: %s\n", plan->note);
     if (status == COX_OK) status = explain(plan, model, options);
     cox_plan_free(plan);
     cox_model_close(model);

@@ -145,7 +145,7 @@ static cox_status import_file(const cox_options *options, const char *output)
     const char *folder = options->model;
     cox_vector_file *file = NULL;
     cox_model *model = NULL;
-    char tokenizer[65];
+    char tokenizer[65], note[COX_GGUF_NOTE_BYTES];
     cox_status status = cox_options_check_output(output, path, folder);
     if (status == COX_OK) {
         status = ends_with(path, ".gguf") || ends_with(path, ".safetensors")
@@ -153,6 +153,8 @@ static cox_status import_file(const cox_options *options, const char *output)
                      : cox_raw_vector_read(&file, path, name ? name : "vector");
     }
     if (status == COX_OK && folder) status = cox_model_open(&model, folder);
+    if (status == COX_OK && model && cox_gguf_is_foreign(file, model, note))
+        fprintf(stderr, "warning: %s\n", note);
     if (status == COX_OK && folder) status = cox_tokenizer_fingerprint(folder, tokenizer);
     for (size_t i = 0; status == COX_OK && i < file->n; i++) {
         status = state_facts(options, &file->vectors[i]);

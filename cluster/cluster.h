@@ -56,6 +56,13 @@ cox_status cox_launch_prepare_environment(int32_t n_threads, char *const argv[])
  */
 void cox_launch_part(bool has_spoken);
 
+/*
+ * The end of main in a program of one rank or several: flushes standard output; when status is not OK prints
+ * "who: message" on stderr, of all ranks that have found the same mistake only the first, and parts as above.
+ * Returns the exit code. Not collective.
+ */
+int cox_launch_end(const char *who, cox_status status);
+
 /* The speaker's wait alone, for one that ends the job by itself and must not touch stdio: async-signal-safe.
  * What mpirun and MPI print after it is taken for a consequence and not shown. */
 void cox_launch_wait_read(void);

@@ -11,16 +11,22 @@
 static volatile sig_atomic_t is_wanted;
 static bool listens;
 
-/* As in cox_launch: a second wish that comes at once is the first one; a later one ends the process. */
+/* As in cox_launch: a second wish that comes at once is the first one, unless a terminal sent both; a later
+ * one ends the process. */
 static const double SAME_WISH_S = 0.5;
 static const char AT_ONCE[] = "coxswain: ended at once, by a second signal\n";
 static double wanted_s;
+static bool was_terminal;
 
-static void on_signal(int number)
+static void on_signal(int number, siginfo_t *info, void *context)
 {
+    (void)context;
+    bool is_of_terminal = info->si_code == SI_KERNEL;
     if (!is_wanted) {
         wanted_s = cox_now_s();
-    } else if (number != SIGUSR1 && cox_now_s() - wanted_s >= SAME_WISH_S) {
+        was_terminal = is_of_terminal;
+    } else if (number != SIGUSR1 &&
+               ((is_of_terminal && was_terminal) || cox_now_s() - wanted_s >= SAME_WISH_S)) {
         ssize_t n = write(STDERR_FILENO, AT_ONCE, sizeof AT_ONCE - 1);
         _exit(n < 0 ? 1 : cox_status_exit_code(COX_REQUEUE));
     }
@@ -43,7 +49,7 @@ static sigset_t signals(void)
 
 void cox_drain_listen(void)
 {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_RESTART | SA_SIGINFO};
     static const int numbers[] = {SIGUSR1, SIGTERM, SIGINT};
     const sigset_t set = signals();
     sigemptyset(&action.sa_mask);

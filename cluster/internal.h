@@ -121,7 +121,8 @@ bool cox__mail_advance(cox_cluster *cluster); /* moves messages; true when one i
 typedef struct cox__noise {
     pid_t ending;           /* mpirun's process once it has been told to end, else 0 */
     bool has_started;       /* rank 0 has said COX__STARTED */
-    const char *trouble;    /* what kept mpirun from starting the ranks, in our words; NULL: nothing known */
+    char trouble[512];      /* what kept mpirun from starting the ranks, in our words; "": nothing known */
+    char unreached[128];    /* the first machine that ssh has complained of, else "" */
     bool has_verdict;       /* a rank has said COX__VERDICT */
     bool is_box;            /* between two lines of dashes */
     size_t n_held, line_at; /* bytes held back; where the last line begins */

@@ -44,6 +44,17 @@ bool cox_launch_is_inside(void)
     return getenv("SLURM_PROCID") && cox__launch_srun_tasks();
 }
 
+/* The launchers of Open MPI and Slurm tell each process its rank before MPI is up. */
+static bool is_first_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank && cox_launch_is_inside()) return strcmp(rank, "0") == 0;
+    }
+    return true;
+}
+
 static int32_t count_cores(void)
 {
     hwloc_topology_t topology;
@@ -150,6 +161,17 @@ void cox_launch_part(bool has_spoken)
     }
 }
 
+int cox_launch_end(const char *who, cox_status status)
+{
+    if (fflush(stdout) != 0 && status == COX_OK) status = cox_fail(COX_IO, "standard output: cannot write");
+    if (status != COX_OK) {
+        bool speaks = is_first_rank();
+        if (speaks) fprintf(stderr, "%s: %s\n", who, cox_status_message());
+        cox_launch_part(speaks);
+    }
+    return cox_status_exit_code(status);
+}
+
 /* --- mpirun --- */
 
 /* Containers often forbid to read another process' memory, which Open MPI takes for granted within a machine.
@@ -201,6 +223,8 @@ typedef struct child {
     double asked_s;    /* when they were first asked to, else 0 */
     bool was_terminal; /* a terminal asked */
     bool is_early;     /* so early that they have not been told yet: nobody listens before all have started */
+    double ending_s;   /* when the job was first known to end, else 0 */
+    bool is_stuck;     /* mpirun did not, and was killed */
     const char *forced; /* why they were ended instead, else NULL */
     cox__noise noise;   /* of its standard error */
 } child;
@@ -290,6 +314,26 @@ static void pass_signal(child *c, const struct signalfd_siginfo *info)
     }
 }
 
+/* A rank has told why the job ends, or mpirun was asked to end it. */
+static bool is_ending(const child *c)
+{
+    return c->noise.has_verdict || c->noise.ending > 0;
+}
+
+/* mpirun kills the ranks within a second or two; then it may lock itself up (PMIx_server_finalize of Open
+ * MPI 4.1 waits for a thread that waits for a lock of its own). Without it daemons of other machines end too.
+ */
+static const double END_LIMIT_S = 6;
+
+static void end_stuck(child *c)
+{
+    double now_s = cox_now_s();
+    if (is_ending(c) && c->ending_s == 0) c->ending_s = now_s;
+    if (c->ending_s == 0 || c->is_stuck || now_s < c->ending_s + END_LIMIT_S) return;
+    c->is_stuck = true;
+    kill(c->pid, SIGKILL);
+}
+
 /* Passes signals to the child and its standard error to ours until it has ended. */
 static int wait_for(child *c)
 {
@@ -297,7 +341,8 @@ static int wait_for(child *c)
     int state = 0;
     while (waitpid(c->pid, &state, WNOHANG) != c->pid) {
         struct signalfd_siginfo info;
-        if (poll(watched, 2, c->is_early ? 100 : c->asked_s > 0 ? 1000 : -1) < 0) continue;
+        end_stuck(c);
+        if (poll(watched, 2, c->is_early ? 100 : c->asked_s > 0 || is_ending(c) ? 1000 : -1) < 0) continue;
         if (watched[1].revents && !pass_errors(c->errors, &c->noise)) watched[1].fd = -1;
         if (watched[0].revents && read(c->signals, &info, sizeof info) == (ssize_t)sizeof info)
             pass_signal(c, &info);
@@ -314,6 +359,7 @@ static int wait_for(child *c)
         if (n > 0) cox__noise_take(&c->noise, text, (size_t)n);
     }
     cox__noise_flush(&c->noise);
+    if (c->is_stuck) return cox_status_exit_code(COX_PEER);
     return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
 }
 
@@ -361,8 +407,10 @@ static cox_status run(char *const arguments[], double drain_s, int *exit_code)
     if (status == COX_OK) {
         *exit_code = wait_for(&c);
         bool is_parted = *exit_code == 0 || *exit_code == cox_status_exit_code(COX_REQUEUE);
+        if (c.forced == before_start && c.noise.has_started) /* after all, and something may be printed */
+            c.forced = "ended by a signal while the ranks started";
         if (c.forced && !is_parted) status = cox_fail(COX_REQUEUE, "%s", c.forced);
-        if (!c.forced && *exit_code != 0 && c.noise.trouble)
+        if (!c.forced && *exit_code != 0 && c.noise.trouble[0] != '\0')
             status = cox_fail(COX_PEER, "%s", c.noise.trouble);
         close(c.report);
         close(c.errors);

@@ -26,20 +26,23 @@ static const char *const SAYS_NOTHING[] = {
     "Error:       No such file or directory (errno 2)",
 };
 
-/* Boxes of a start that failed, and what there is to do. A line of ssh before them names the machine. */
+#define NOT_EVERYWHERE                                                                                 \
+    "mpirun could not start on every machine",                                                         \
+        "check the names in the hostfile or the allocation; `ssh MACHINE true` has to work without a " \
+        "question, and Open MPI has to be there"
+
+/* Boxes of a start that failed, and what there is to do. A line of ssh before them may name the machine. */
 static const struct {
-    const char *sign, *meaning;
+    const char *sign, *meaning, *what_to_do;
 } TROUBLES[] = {
-    {"ORTE was unable to reliably start one or more daemons",
-     "mpirun could not start on every machine (a line above names it, or its ssh): check the names in the "
-     "hostfile or the allocation; `ssh MACHINE true` has to work without a question, and Open MPI has to be "
-     "there"},
-    {"There are not enough slots available",
-     "mpirun has fewer slots than --ranks: fewer ranks with more --threads, or more slots= in the hostfile"},
-    {"All nodes which are allocated for this job are already filled",
-     "mpirun has fewer slots than --ranks: fewer ranks with more --threads, or a larger allocation"},
-    {"unable to find the specified executable file", "a machine does not have this program at the same path: "
-                                                     "install it there, or use one file system for all"},
+    {"ORTE was unable to reliably start one or more daemons", NOT_EVERYWHERE},
+    {"ORTE does not know how to route a message", NOT_EVERYWHERE}, /* another machine than the first */
+    {"There are not enough slots available", "mpirun has fewer slots than --ranks",
+     "fewer ranks with more --threads, or more slots= in the hostfile"},
+    {"All nodes which are allocated for this job are already filled", "mpirun has fewer slots than --ranks",
+     "fewer ranks with more --threads, or a larger allocation"},
+    {"unable to find the specified executable file", "a machine does not have this program at the same path",
+     "install it there, or use one file system for all"},
 };
 
 static void put(const char *text, size_t n)
@@ -101,6 +104,33 @@ static bool take_told(cox__noise *s, const char *told)
     return true;
 }
 
+/* "ssh: Could not resolve hostname X: ...", "ssh: connect to host X port 22: ...", "me@X: Permission denied".
+ */
+static void note_machine(cox__noise *s, const char *line)
+{
+    static const char resolve[] = "ssh: Could not resolve hostname ", connect[] = "ssh: connect to host ";
+    const char *name = NULL, *denied = strstr(line, ": Permission denied");
+    if (s->unreached[0] != '\0') return;
+    if (strncmp(line, resolve, sizeof resolve - 1) == 0) name = line + sizeof resolve - 1;
+    if (strncmp(line, connect, sizeof connect - 1) == 0) name = line + sizeof connect - 1;
+    if (denied) name = memchr(line, '@', (size_t)(denied - line));
+    if (denied && name) name++;
+    if (name) snprintf(s->unreached, sizeof s->unreached, "%.*s", (int)strcspn(name, ": \n"), name);
+}
+
+/* In a box: true when it is of a start that failed, which is then told in our words. */
+static bool is_trouble(cox__noise *s)
+{
+    for (size_t i = 0; i < sizeof TROUBLES / sizeof *TROUBLES && !s->has_started; i++) {
+        if (!strstr(s->held, TROUBLES[i].sign)) continue;
+        bool is_named = s->unreached[0] != '\0';
+        snprintf(s->trouble, sizeof s->trouble, "%s%s%s: %s", TROUBLES[i].meaning,
+                 is_named ? ", not on " : "", s->unreached, TROUBLES[i].what_to_do);
+        return true;
+    }
+    return false;
+}
+
 /* A whole line has been held. */
 static void end_line(cox__noise *s)
 {
@@ -115,17 +145,13 @@ static void end_line(cox__noise *s)
         s->has_started = s->has_started || is_start;
         s->has_verdict = s->has_verdict || is_verdict;
     } else if (!s->is_box && !is_dashes) {
+        if (!s->has_started) note_machine(s, s->held);
         if (says_nothing(s->held, s->ending)) s->n_held = 0;
         cox__noise_flush(s);
     } else if (s->is_box && is_dashes) {
-        bool is_dropped = s->ending > 0; /* whatever happened, it was told to */
+        bool is_dropped = is_trouble(s) || s->ending > 0; /* once it was told to end: whatever it says */
         for (size_t i = 0; i < sizeof SAYS_NOTHING / sizeof *SAYS_NOTHING; i++)
             is_dropped = is_dropped || strstr(s->held, SAYS_NOTHING[i]);
-        for (size_t i = 0; i < sizeof TROUBLES / sizeof *TROUBLES && !s->has_started; i++) {
-            if (!strstr(s->held, TROUBLES[i].sign)) continue;
-            s->trouble = TROUBLES[i].meaning;
-            is_dropped = true;
-        }
         if (is_dropped) s->n_held = 0;
         cox__noise_flush(s);
     } else {

@@ -419,6 +419,16 @@ const cox_counters *cox_engine_counters(const cox_engine *engine)
     return &engine->counters;
 }
 
+static void leave(cox_engine *engine, cox__sequence *s)
+{
+    for (int32_t i = 0; i < engine->n_running; i++) {
+        if (engine->running[i] != s) continue;
+        cox__retire(engine, s);
+        return;
+    }
+    cox__unqueue(engine, s); /* without KV */
+}
+
 /* Ends a sequence: its KV goes back, the caller is told, its memory is freed. */
 static void finish(cox_engine *engine, cox__sequence *s, cox_finish reason, const char *error)
 {
@@ -428,19 +438,44 @@ static void finish(cox_engine *engine, cox__sequence *s, cox_finish reason, cons
                                   .n_prompt = s->request.n_prompt,
                                   .n_generated = s->n_tokens - s->request.n_prompt,
                                   .n_cached = s->n_cached};
-    double first = s->first_token_s > 0 ? s->first_token_s : now;
-    result.queue_s = s->started_s - s->submitted_s;
-    result.prompt_s = first - s->started_s;
+    double started = s->started_s > 0 ? s->started_s : now,
+           first = s->first_token_s > 0 ? s->first_token_s : now;
+    result.queue_s = started - s->submitted_s;
+    result.prompt_s = first - started;
     result.generate_s = now - first;
     if (s->request.wants_digest) SHA256End(&s->sha, result.digest);
     if (s->steering) {
         result.hits = s->report;
         result.n_hits = cox__steering_report(s->steering, s->hits, s->report);
     }
-    cox__retire(engine, s);
+    leave(engine, s);
     engine->events.on_done(engine->events.context, s->request.id, &result);
     cox__steering_release(engine, s->steering);
     free_sequence(s);
+}
+
+void cox_engine_cancel(cox_engine *engine, uint64_t id)
+{
+    for (int32_t i = 0; i < engine->n_running; i++) {
+        if (engine->running[i]->request.id == id) engine->running[i]->is_cancelled = true;
+    }
+    for (cox__sequence *s = engine->waiting; s; s = s->next) {
+        if (s->request.id == id) s->is_cancelled = true;
+    }
+}
+
+/* Callbacks may cancel and submit others, so each ending looks anew; those they add wait for the next step.
+ */
+static void end_cancelled(cox_engine *engine)
+{
+    for (int32_t i = engine->n_running - 1; i >= 0; i--) {
+        if (i < engine->n_running && engine->running[i]->is_cancelled)
+            finish(engine, engine->running[i], COX_FINISH_CANCELLED, NULL);
+    }
+    for (cox__sequence *s = engine->waiting, *next; s; s = next) {
+        next = s->next;
+        if (s->is_cancelled) finish(engine, s, COX_FINISH_CANCELLED, NULL);
+    }
 }
 
 static bool is_eos(const cox_model *model, int32_t token)
@@ -575,6 +610,7 @@ static cox_status run_step(cox_engine *engine)
 
 cox_status cox_engine_step(cox_engine *engine)
 {
+    end_cancelled(engine);
     if (cox_engine_n_sequences(engine) == 0) return COX_OK;
     cox_status status = run_step(engine);
     cox_stage_enter(&engine->clock, NULL);

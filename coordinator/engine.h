@@ -37,7 +37,12 @@ typedef struct cox_engine_options {
 } cox_engine_options;
 cox_engine_options cox_engine_options_defaults(void);
 
-typedef enum cox_finish { COX_FINISH_STOP, COX_FINISH_LENGTH, COX_FINISH_ERROR } cox_finish;
+typedef enum cox_finish {
+    COX_FINISH_STOP,
+    COX_FINISH_LENGTH,
+    COX_FINISH_ERROR,
+    COX_FINISH_CANCELLED
+} cox_finish;
 
 /* A choice of a row as traced: cox_route in descending score; margin: its logit minus that of the next lower
  * expert (infinite when none is lower); rank: that computes the expert for this row. */
@@ -141,6 +146,14 @@ void cox_engine_destroy(cox_engine *engine);
  * sampling, something to be reported that nobody listens to), TOO_LONG (prompt alone beyond max_positions or
  * the KV cache; an answer cut by the context finishes with LENGTH, by the KV cache with ERROR), NO_MEMORY. */
 cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *request);
+
+/*
+ * Ends the sequences with this id, waiting, in their prompt or generating, whatever they have so far: on_done
+ * comes once, with CANCELLED, at the beginning of the next step (their last event), and their pages and plans
+ * are free in that step. Rows that another sequence shares are not lost. May be called from a callback. Of an
+ * id that is not there (any more): nothing.
+ */
+void cox_engine_cancel(cox_engine *engine, uint64_t id);
 
 /* Sequences waiting or running. */
 int32_t cox_engine_n_sequences(const cox_engine *engine);

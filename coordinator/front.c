@@ -108,6 +108,24 @@ static cox_status fill_queues(front *f, const cox_front_source *source, bool *is
     return COX_OK;
 }
 
+/* Whose it is nobody keeps here: all are told. */
+static cox_status cancel_requests(front *f, const cox_front_source *source)
+{
+    uint64_t id = 0;
+    cox_status status = COX_OK;
+    while (status == COX_OK && source->next_cancelled && source->next_cancelled(source->context, &id)) {
+        cox_session_cancel(f->session, id);
+        for (int32_t c = 1; c < f->n_coordinators && status == COX_OK; c++) {
+            if (f->n_outstanding[c] == 0) continue;
+            void *data = NULL;
+            size_t n = 0;
+            cox_status packed = cox_mail_pack_cancel(id, &data, &n);
+            status = send(f->cluster, c, packed, data, n);
+        }
+    }
+    return status;
+}
+
 static cox_status take_mail(front *f)
 {
     for (;;) {
@@ -144,6 +162,7 @@ static cox_status watch(front *f)
 static cox_status turn(front *f, const cox_front_source *source, bool *is_end)
 {
     cox_status status = fill_queues(f, source, is_end);
+    if (status == COX_OK) status = cancel_requests(f, source);
     if (status == COX_OK && cox_session_n_requests(f->session) > 0) {
         status = cox_session_step(f->session);
     } else if (status == COX_OK && cox_cluster_size(f->cluster) > 1) {
@@ -258,6 +277,7 @@ static cox_status take_requests(cox_session *session, cox_cluster *cluster, bool
         if (status != COX_OK) return status;
         if (mail->content_case == COX__MAIL__CONTENT_FINISH) *is_finished = true;
         if (mail->content_case == COX__MAIL__CONTENT_STOP) *is_finished = *is_stopped = true;
+        if (mail->content_case == COX__MAIL__CONTENT_CANCEL) cox_session_cancel(session, mail->cancel);
         if (mail->content_case == COX__MAIL__CONTENT_REQUEST) {
             cox_request *request = mail->request;
             mail->content_case = COX__MAIL__CONTENT__NOT_SET; /* the session takes it over */

@@ -25,6 +25,10 @@ typedef struct cox_front_source {
     /* NULL, or called once a turn. [out] *is_over: leave now; requests without a record get none. Errors end
      * the run. */
     cox_status (*tick)(void *context, bool *is_over);
+    /* NULL, or asked every turn until it returns false: is there a request to be cancelled? [out] *id: of one
+     * that `next` gave. Its record comes as soon as its coordinator has heard of it, as cox_session_cancel
+     * says. */
+    bool (*next_cancelled)(void *context, uint64_t *id);
 } cox_front_source;
 
 typedef struct cox_front_options {

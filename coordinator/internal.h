@@ -19,6 +19,7 @@ typedef struct cox__sequence {
     int32_t *tokens; /* [n_limit] prompt, then generated ids */
     int32_t n_tokens;
     int32_t n_limit;                /* most tokens, prompt included, that this sequence may have */
+    bool is_cancelled;              /* ends at the beginning of the next step */
     bool is_cut;                    /* n_limit is what the KV cache holds, less than was asked for */
     int32_t n_computed;             /* positions below have their KV in the table */
     int32_t n_scheduled;            /* rows of the current step */
@@ -144,6 +145,7 @@ static inline int32_t cox__slot_n_rows(const cox_engine *engine, const cox__slot
 }
 /* Takes a sequence out of the running ones and gives its KV back. */
 void cox__retire(cox_engine *engine, cox__sequence *sequence);
+void cox__unqueue(cox_engine *engine, cox__sequence *sequence); /* from the waiting ones */
 void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front);
 
 /* attention.c: x += attention(x) of layer l for the slot's rows; their keys and values enter the cache. */

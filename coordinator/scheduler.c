@@ -25,13 +25,13 @@ void cox__enqueue(cox_engine *engine, cox__sequence *sequence, bool in_front)
     engine->n_waiting++;
 }
 
-static cox__sequence *dequeue(cox_engine *engine)
+void cox__unqueue(cox_engine *engine, cox__sequence *sequence)
 {
-    cox__sequence *first = engine->waiting;
-    engine->waiting = first->next;
-    if (!engine->waiting) engine->waiting_end = &engine->waiting;
+    cox__sequence **link = &engine->waiting;
+    while (*link != sequence) link = &(*link)->next;
+    *link = sequence->next;
+    if (!*link) engine->waiting_end = link;
     engine->n_waiting--;
-    return first;
 }
 
 void cox__retire(cox_engine *engine, cox__sequence *sequence)
@@ -187,7 +187,7 @@ static cox__sequence *admit(cox_engine *engine, cox__sequence *before, int32_t r
     if (n == 0) return NULL;
     engine->counters.layer_rows_saved += (uint64_t)sequence->n_computed * (uint64_t)engine->model->n_layers;
     cox__steer_borrow(engine, sequence);
-    dequeue(engine);
+    cox__unqueue(engine, sequence);
     if (sequence->started_s == 0) {
         sequence->started_s = cox_now_s();
         sequence->n_cached = sequence->n_computed;

@@ -37,8 +37,11 @@ struct running {
     cox_logit_bias *biases; /* of the request, as the sampler takes them */
     cox__echo *echo;        /* NULL: not wanted */
     int32_t n, n_left;      /* answers, and those that are not there */
-    stream **streams;       /* [n] NULL: not running */
-    cox_record **records;   /* [n] of the answers that are there */
+    bool is_cancelled;
+    cox_status failed; /* what a callback could not return; with the message */
+    char *problem;
+    stream **streams;     /* [n] NULL: not running */
+    cox_record **records; /* [n] of the answers that are there */
 };
 
 struct cox_session {
@@ -47,7 +50,7 @@ struct cox_session {
     cox_engine *engine;
     running requests; /* head of the ring of running requests */
     int32_t n_requests;
-    cox_status failed; /* what a callback could not return */
+    cox_status failed; /* what on_done could not return: a record that cannot be made */
 };
 
 /* --- Requests and their streams --- */
@@ -105,6 +108,7 @@ static void running_destroy(running *r)
         if (r->streams) stream_destroy(r->streams[i]);
         if (r->records) cox_record_destroy(r->records[i]);
     }
+    free(r->problem);
     cox_request_destroy(r->request);
     cox_plan_free(r->plan);
     cox__echo_destroy(r->echo);
@@ -201,6 +205,22 @@ static cox_status stream_flush(stream *s)
 
 /* --- Events of the engine --- */
 
+static void cancel_answers(const running *r)
+{
+    for (int32_t i = 0; i < r->n; i++) {
+        if (r->streams[i]) cox_engine_cancel(r->session->engine, (uint64_t)(uintptr_t)r->streams[i]);
+    }
+}
+
+/* Ends the request, and no other, for what one of its callbacks could not do. */
+static void give_up(running *r, cox_status status)
+{
+    if (status == COX_OK || r->failed != COX_OK) return;
+    r->failed = status;
+    r->problem = strdup(cox_status_message());
+    cancel_answers(r);
+}
+
 static bool ends_generation(const stream *s, int32_t token)
 {
     const cox_model *model = s->of->session->parts.model;
@@ -221,17 +241,16 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     } else if (status == COX_OK && !ends_generation(s, token)) {
         status = stream_put_token(s, token);
     }
-    if (status != COX_OK && session->failed == COX_OK) session->failed = status;
+    give_up(s->of, status);
     return s->has_stopped || status != COX_OK;
 }
 
 static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
                       const cox_traced_route *routes)
 {
-    cox_session *session = context;
+    (void)context;
     const stream *s = (const stream *)(uintptr_t)id;
-    cox_status status = cox__telemetry_put_routes(s->telemetry, layer, position, routes);
-    if (status != COX_OK && session->failed == COX_OK) session->failed = status;
+    give_up(s->of, cox__telemetry_put_routes(s->telemetry, layer, position, routes));
 }
 
 /* Of the prompt, for its echo: only the first answer asks for them. */
@@ -239,8 +258,7 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
 {
     cox_session *session = context;
     const stream *s = (const stream *)(uintptr_t)id;
-    cox_status status = cox__echo_put_logits(s->of->echo, position, logits, session->parts.model->vocab_size);
-    if (status != COX_OK && session->failed == COX_OK) session->failed = status;
+    give_up(s->of, cox__echo_put_logits(s->of->echo, position, logits, session->parts.model->vocab_size));
 }
 
 static void move_text(stream *s, cox_record *record)
@@ -284,10 +302,13 @@ static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_
         return cox_record_set_error(record, COX_INTERNAL,
                                     result->error ? result->error : "generation failed");
     }
+    if (s->of->failed != COX_OK)
+        return cox_record_set_error(record, s->of->failed, s->of->problem ? s->of->problem : "out of memory");
     status = stream_flush(s);
-    if (status != COX_OK) return status;
+    if (status != COX_OK) return cox_record_set_error(record, status, cox_status_message());
     bool is_stop = s->has_stopped || result->finish == COX_FINISH_STOP;
-    status = cox_request_set(&record->finish_reason, is_stop ? "stop" : "length");
+    const char *reason = result->finish == COX_FINISH_CANCELLED ? "cancelled" : is_stop ? "stop" : "length";
+    status = cox_request_set(&record->finish_reason, reason);
     if (status == COX_OK && s->telemetry) status = cox__telemetry_report(s->telemetry, result, record);
     move_text(s, record);
     return status;
@@ -304,7 +325,7 @@ static cox_status join_records(running *r, cox_record **joined)
     cox_record *record = *joined = r->records[first];
     r->records[first] = NULL;
     if (record->status != COX_OK) return COX_OK;
-    if (r->echo && cox__echo_report(r->echo, record) != COX_OK)
+    if (r->echo && !r->is_cancelled && cox__echo_report(r->echo, record) != COX_OK)
         return cox_record_set_error(record, COX_INTERNAL, cox_status_message());
     if (r->n == 1) return COX_OK;
     record->others = calloc((size_t)r->n, sizeof(cox_record *));
@@ -454,7 +475,7 @@ static cox_status submit_answers(running *r, const cox_sequence_request *sequenc
     for (int32_t i = 1; i < r->n && status == COX_OK; i++) {
         cox_status failure = submit_answer(r, i, *sequence);
         if (failure != COX_OK) failure = put_failure(r, i, failure);
-        if (failure != COX_OK && r->session->failed == COX_OK) r->session->failed = failure;
+        give_up(r, failure);
     }
     return status;
 }
@@ -529,6 +550,15 @@ cox_status cox_session_submit(cox_session *session, cox_request *request, cox_pl
     session->requests.next = r;
     session->n_requests++;
     return COX_OK;
+}
+
+void cox_session_cancel(cox_session *session, uint64_t id)
+{
+    for (running *r = session->requests.next; r != &session->requests; r = r->next) {
+        if (r->request->id != id) continue;
+        r->is_cancelled = true;
+        cancel_answers(r);
+    }
 }
 
 int32_t cox_session_n_requests(const cox_session *session)

@@ -52,9 +52,17 @@ void cox_session_destroy(cox_session *session); /* NULL is allowed */
  * Takes the request over, and the caller's share of its compiled plan (NULL: none), also on failure; the plan
  * must not change while others share it. What request->steering says in words is not read, but a request that
  * has some and comes without a plan fails. A request that cannot be served (too long, bad ids, no template,
- * ...) becomes a record, not an error. Errors: NO_MEMORY for the record itself.
+ * ...) becomes a record, not an error; so does one that fails later, alone. Errors: NO_MEMORY for the record
+ * itself.
  */
 cox_status cox_session_submit(cox_session *session, cox_request *request, cox_plan *plan);
+
+/*
+ * Ends a request, whatever it has so far: waiting, in its prompt or generating. Its record, the last event as
+ * ever, comes in the next step; the finish reason of answers that were cut is "cancelled", with their text so
+ * far. Of an id that is not there (any more): nothing. May be called from an event.
+ */
+void cox_session_cancel(cox_session *session, uint64_t id);
 
 /* Requests that have no record yet. */
 int32_t cox_session_n_requests(const cox_session *session);

@@ -1,6 +1,7 @@
 /* The list of families; everything particular is in family_<name>.c. */
 #include "model/family.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,4 +36,23 @@ cox_status cox__family_softmax_router(const cox__config *config, bool default_no
     model->router.rule = COX_ROUTER_SOFTMAX_TOPK;
     model->router.normalize = default_normalize;
     return cox__config_bool(config, "norm_topk_prob", &model->router.normalize);
+}
+
+static bool is_same_name(const char *a, const char *b)
+{
+    while (true) {
+        while (*a && !isalnum((unsigned char)*a)) a++;
+        while (*b && !isalnum((unsigned char)*b)) b++;
+        if (tolower((unsigned char)*a) != tolower((unsigned char)*b)) return false;
+        if (!*a) return true;
+        a++;
+        b++;
+    }
+}
+
+bool cox_model_is_called(const cox_model *model, const char *name)
+{
+    const cox_family *family = model->family;
+    return is_same_name(name, model->family_name) ||
+           (family && family->gguf_name && is_same_name(name, family->gguf_name));
 }

@@ -103,6 +103,7 @@ typedef struct cox__defaults {
 
 struct cox_family {
     const char *model_type;
+    const char *gguf_name; /* as llama.cpp calls the architecture; NULL: by the same letters */
     cox__defaults defaults;
     const char *n_experts_key, *n_experts_alias; /* with both, the alias counts */
     const char *d_expert_key;

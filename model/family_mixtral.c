@@ -26,6 +26,7 @@ static cox_status configure(const cox__config *config, cox_model *model, cox_lay
 
 const cox_family cox__family_mixtral = {
     .model_type = "mixtral",
+    .gguf_name = "llama",
     .defaults = {.n_layers = 32,
                  .d_model = 4096,
                  .n_heads = 32,

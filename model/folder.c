@@ -10,7 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define ADVICE "give the folder of a Hugging Face checkpoint (config.json and model*.safetensors)"
+#define OR_CONVERT ", or convert it with transformers (convert_*_weights_to_hf.py)"
+#define ADVICE     "give the folder of a Hugging Face checkpoint (config.json and model*.safetensors)"
 
 enum { MAX_PATH = 4096, MAX_NAME = 256, MAX_POINTER_BYTES = 1024 };
 
@@ -41,6 +42,13 @@ static bool find(const char *folder, const char *begin, const char *end, char *n
     }
     if (entries) closedir(entries);
     return is_found;
+}
+
+/* Weights as Meta and Mistral give them. */
+static bool find_consolidated(const char *folder, char *name)
+{
+    return find(folder, "consolidated", ".safetensors", name) || find(folder, "consolidated", ".pt", name) ||
+           find(folder, "consolidated", ".pth", name);
 }
 
 /* [out] text: at most n - 1 bytes from the start of a file, NUL-terminated; "" when it cannot be read. */
@@ -111,10 +119,10 @@ static cox_status refuse_other(const char *folder)
                         " that it was made from",
                         folder, name);
     }
-    if (has(folder, "params.json")) {
+    if (has(folder, "params.json") || find_consolidated(folder, name)) {
         return cox_fail(COX_UNSUPPORTED,
-                        "%s: is a checkpoint in its makers' own format (params.json); " ADVICE
-                        " of the same model",
+                        "%s: is a checkpoint in its makers' own format (params.json, consolidated.*); " ADVICE
+                        " of the same model" OR_CONVERT,
                         folder);
     }
     return cox_fail(COX_NOT_FOUND, "%s/config.json: is not there; " ADVICE, folder);
@@ -193,12 +201,11 @@ cox_status cox__folder_check_weights(const char *folder)
             "%s/model.safetensors.index.json: is not there, though shards are (%s); download it too", folder,
             name);
     }
-    if (find(folder, "consolidated", ".safetensors", name) || find(folder, "consolidated", ".pt", name) ||
-        find(folder, "consolidated", ".pth", name)) {
+    if (find_consolidated(folder, name)) {
         return cox_fail(
             COX_UNSUPPORTED,
             "%s: the weights are in %s: the form of the model's makers (with params.json), not Hugging "
-            "Face's; " ADVICE ", or convert it with transformers (convert_*_weights_to_hf.py)",
+            "Face's; " ADVICE OR_CONVERT,
             folder, name);
     }
     for (size_t i = 0; i < sizeof pickled / sizeof *pickled; i++) {

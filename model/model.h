@@ -106,6 +106,10 @@ typedef struct cox_model {
 cox_status cox_model_open(cox_model **model, const char *folder);
 void cox_model_close(cox_model *model); /* NULL is allowed; all views die with it */
 
+/* Is this what transformers (model_type) or llama.cpp (general.architecture) call the model's family? Case
+ * does not count, nor what is no letter or digit. */
+bool cox_model_is_called(const cox_model *model, const char *name);
+
 /* Is it known where texts end? For whoever generates some; all else works without. Errors: BAD_FILE (of
  * generation_config.json). */
 cox_status cox_model_check_ends(const cox_model *model);

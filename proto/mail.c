@@ -41,6 +41,14 @@ cox_status cox_mail_pack_text(uint64_t id, const char *text, size_t n_text, void
     return pack(&mail, data, n);
 }
 
+cox_status cox_mail_pack_cancel(uint64_t id, void **data, size_t *n)
+{
+    cox_mail mail = COX__MAIL__INIT;
+    mail.content_case = COX__MAIL__CONTENT_CANCEL;
+    mail.cancel = id;
+    return pack(&mail, data, n);
+}
+
 cox_status cox_mail_pack_finish(bool at_once, void **data, size_t *n)
 {
     cox_mail mail = COX__MAIL__INIT;

@@ -20,6 +20,7 @@ typedef Cox__Mail cox_mail;
 cox_status cox_mail_pack_request(const cox_request *request, void **data, size_t *n);
 cox_status cox_mail_pack_record(const cox_record *record, void **data, size_t *n);
 cox_status cox_mail_pack_text(uint64_t id, const char *text, size_t n_text, void **data, size_t *n);
+cox_status cox_mail_pack_cancel(uint64_t id, void **data, size_t *n);
 cox_status cox_mail_pack_finish(bool at_once, void **data, size_t *n); /* at_once: as `stop` */
 
 /* [out] *mail owned by the caller (cox_mail_destroy). Errors: INTERNAL (bytes that are no mail). */

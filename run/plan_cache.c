@@ -1,6 +1,7 @@
 /* Compiled plans by what they were compiled from. */
 #include "run/plan_cache.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,7 @@ typedef struct compiled {
 
 struct cox_plan_cache {
     const cox_model *model;
-    bool is_forced, has_fingerprint;
+    bool is_forced, has_fingerprint, has_warned;
     char tokenizer_fingerprint[65];
     compiled *kept; /* [n_kept] */
     size_t n_kept, n_kept_bytes;
@@ -83,6 +84,10 @@ static cox_status compile(cox_plan_cache *steer, compiled *c)
     if (status == COX_OK) {
         status = cox_plan_from_json(&c->plan, json, "steering", c->folder, steer->model,
                                     steer->tokenizer_fingerprint, steer->is_forced);
+    }
+    if (status == COX_OK && c->plan->note && !steer->has_warned) {
+        fprintf(stderr, "warning: %s\n", c->plan->note);
+        steer->has_warned = true;
     }
     json_decref(json);
     return status;

@@ -1,5 +1,6 @@
 /*
- * Plans of requests, on rank 0, which alone reads files: JSON or a plan's path to the compiled plan. A plan
+ * Plans of requests, on rank 0, which alone reads files: JSON or a plan's path to the compiled plan;
+ * the first plan's note (steering/plan.h) is a warning on standard error. A plan
  * is compiled once in a run: what has been read is kept by its JSON text and folder, so plan and vector files
  * that change during a run are not read again.
  */

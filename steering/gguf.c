@@ -184,6 +184,25 @@ static cox_status check_keys(const char *path, const json_t *keys, const char **
     return COX_OK;
 }
 
+/* "unknown" is what our own export says when it is told nothing. */
+static cox_status take_hint(const json_t *keys, cox_vector_file *out)
+{
+    const char *hint = json_string_value(json_object_get(keys, "controlvector.model_hint"));
+    if (!hint || !*hint || strcmp(hint, "unknown") == 0) return COX_OK;
+    out->model_hint = cox_arena_strdup(out->arena, hint);
+    return out->model_hint ? COX_OK : COX_NO_MEMORY;
+}
+
+bool cox_gguf_is_foreign(const cox_vector_file *file, const cox_model *model, char note[COX_GGUF_NOTE_BYTES])
+{
+    if (!file->model_hint || cox_model_is_called(model, file->model_hint)) return false;
+    snprintf(note, COX_GGUF_NOTE_BYTES,
+             "%.300s: its hint says that it was made for \"%.60s\", and this model is %s; only the width was "
+             "compared",
+             file->path, file->model_hint, model->family_name);
+    return true;
+}
+
 /* A tensor's entry: a name, and where its data begins, counted from the data's start. */
 typedef struct entry {
     char name[64];
@@ -326,6 +345,7 @@ static cox_status parse_into(cox_vector_file *out, const unsigned char *data, si
     cox_status status = keys ? read_keys(&c, n_keys, keys) : COX_NO_MEMORY;
     const char *op = NULL, *provenance = NULL;
     if (status == COX_OK) status = check_keys(out->path, keys, &op);
+    if (status == COX_OK) status = take_hint(keys, out);
     if (status == COX_OK && !(provenance = provenance_of(keys, out->arena))) status = COX_NO_MEMORY;
     if (status == COX_OK) status = read_tensors(&c, data, n_tensors, keys, op, provenance, out);
     json_decref(keys);

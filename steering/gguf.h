@@ -7,6 +7,7 @@
 #ifndef COX_STEERING_GGUF_H
 #define COX_STEERING_GGUF_H
 
+#include "model/model.h"
 #include "steering/vector.h"
 
 /*
@@ -16,6 +17,11 @@
  * of another width, anything outside the file, non-finite values; UNSUPPORTED: a GLP mode or hook_point that
  * is missing or not known.
  */
+
+/* [out] note [COX_GGUF_NOTE_BYTES]: that the file's hint names another family of models than this one's, for
+ * a warning; false: it does not. */
+enum { COX_GGUF_NOTE_BYTES = 512 };
+bool cox_gguf_is_foreign(const cox_vector_file *file, const cox_model *model, char note[COX_GGUF_NOTE_BYTES]);
 
 /*
  * Writes version 3 in repeng's layout. model_hint: e.g. the family's name. Refused by name (UNSUPPORTED):

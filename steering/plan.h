@@ -115,6 +115,7 @@ typedef struct cox_plan {
     const int32_t *site_list;
     uint64_t hash;    /* over everything that has an effect; equal plans have equal hashes and bytes */
     bool was_forced;  /* a fingerprint mismatch was overridden */
+    const char *note; /* of a plan from JSON: what a warning should say of it; NULL: nothing */
     int32_t n_owners; /* who will free it */
     cox_arena *arena; /* owns everything */
 } cox_plan;

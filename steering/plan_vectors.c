@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "steering/gguf.h"
 #include "steering/internal.h"
 
 static uint64_t hash_row(const float *data, int32_t width)
@@ -118,6 +119,16 @@ static cox_status check_fingerprint(cox__plan_builder *builder, const char *wher
                     where, what, made_for, ours);
 }
 
+/* The first one counts. */
+static cox_status note_hint(cox__plan_builder *builder, const cox_vector_file *file)
+{
+    char note[COX_GGUF_NOTE_BYTES];
+    cox_plan *plan = builder->plan;
+    if (plan->note || !cox_gguf_is_foreign(file, builder->model, note)) return COX_OK;
+    plan->note = cox_arena_strdup(plan->arena, note);
+    return plan->note ? COX_OK : COX_NO_MEMORY;
+}
+
 cox_status cox__plan_find_vector(cox__plan_builder *builder, const char *where, const char *text,
                                  const cox_vector **vector)
 {
@@ -140,6 +151,7 @@ cox_status cox__plan_find_vector(cox__plan_builder *builder, const char *where, 
         status = check_fingerprint(builder, where, "tokenizer", found->tokenizer_fingerprint,
                                    builder->tokenizer_fingerprint);
     }
+    if (status == COX_OK) status = note_hint(builder, file);
     if (status == COX_OK) *vector = found;
     return status;
 }

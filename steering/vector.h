@@ -57,6 +57,7 @@ typedef struct cox_vector_file {
     cox_vector *vectors; /* [n] sorted by name */
     size_t n;
     bool is_gguf;            /* a control vector: all of them together are one thing */
+    const char *model_hint;  /* the kind of model that a control vector says it is for; NULL: it does not */
     struct cox_arena *arena; /* owns everything */
 } cox_vector_file;
 

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <sha2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +38,7 @@ struct cox_cell_runner {
     size_t n_tokens;        /* of all prompts */
     cox_clean_layer layer;
     bool has_layer; /* its memory is there */
+    bool has_warned;
     cox_cell_savings savings;
     cox_counters clean_counters; /* of the runs without a plan */
     slot clean, slots[MAX_SLOTS];
@@ -438,6 +440,10 @@ static cox_status compile(cox_cell_runner *r, const cox_sweep_cell *cell, cox_pl
     cox_status status = cox_plan_from_json_cached(plan, json, where, q->folder, r->run->model,
                                                   q->tokenizer_fingerprint, q->is_forced, &r->vectors);
     json_decref(json);
+    if (status == COX_OK && (*plan)->note && cox_run_is_front(r->run) && !r->has_warned) {
+        fprintf(stderr, "warning: %s\n", (*plan)->note);
+        r->has_warned = true;
+    }
     return status;
 }
 

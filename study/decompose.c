@@ -6,12 +6,14 @@
 #include "study/decompose.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "study/choices.h"
 #include "study/first_tokens.h"
 #include "study/jobs.h"
+#include "steering/gguf.h"
 #include "steering/plan.h"
 
 enum { MAX_SCRATCH_BYTES = 256 << 20, MAX_AT_ONCE = 128, MAX_SEQUENCES = 512 };
@@ -371,7 +373,10 @@ static cox_status read_inputs(inputs *in, const cox_run *run)
 {
     cox_decomposition *d = in->found;
     const cox_decompose_options *options = d->options;
+    char note[COX_GGUF_NOTE_BYTES];
     cox_status status = read_vector(options, run->model, &d->file, &d->vector);
+    if (status == COX_OK && cox_gguf_is_foreign(d->file, run->model, note))
+        fprintf(stderr, "warning: %s\n", note);
     if (status == COX_OK) status = find_reference(options, run->model, d->vector, &d->reference);
     if (status == COX_OK) status = cox_prompts_read(d->classes, options->prompts, 2, options->limit, run);
     for (int32_t c = 0; c < 2 && status == COX_OK; c++)

@@ -4,6 +4,7 @@
  * variants of a prompt are on their way together; whichever shows a position first leaves its logits.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -176,6 +177,7 @@ static cox_status pack_plan(const cox_evaluate_options *options, const cox_model
     cox_status status = cox_tokenizer_fingerprint(model->folder, fingerprint);
     if (status == COX_OK)
         status = cox_plan_load(&plan, options->plan, model, fingerprint, options->forces_steering);
+    if (status == COX_OK && plan->note) fprintf(stderr, "warning: %s\n", plan->note);
     if (status == COX_OK) status = cox_plan_pack(plan, NULL, NULL, data, n_bytes, &n_kept);
     cox_plan_free(plan);
     return status;

@@ -177,8 +177,18 @@ refuses 2 'did you mean "olmoe"' generate --model "$model" --prompt x --template
 # Machines that mpirun cannot reach, and slots that it does not have: in our words.
 printf 'localhost slots=1\nno-such-host.invalid slots=2\n' > "$work/hosts"
 if command -v ssh > /dev/null; then
-    OMPI_MCA_orte_default_hostfile=$work/hosts refuses 10 "^coxswain generate: mpirun could not start on every machine" \
+    OMPI_MCA_orte_default_hostfile=$work/hosts refuses 10 \
+        "^coxswain generate: mpirun could not start on every machine, not on no-such-host: check" \
         generate --model "$model" "${ask[@]}" --ranks 3
-    check "nothing of a box is shown" test "$(grep -c . "$work/refused.err")" -le 2
+    check "nothing of a box is shown: $(cat "$work/refused.err")" test "$(grep -vc '^ssh: ' "$work/refused.err")" = 1
+    printf '%s slots=1\n' localhost no-such-a no-such-b > "$work/hosts"
+    OMPI_MCA_orte_default_hostfile=$work/hosts refuses 10 "machine, not on no-such-[ab]: " generate --model "$model" "${ask[@]}" --ranks 3
+    check "nothing of two boxes: $(cat "$work/refused.err")" test "$(grep -vc '^ssh: ' "$work/refused.err")" = 1
+fi
+if [ "$(nproc)" -gt 1 ]; then # else it is told to oversubscribe
+    echo 'localhost slots=1' > "$work/hosts"
+    OMPI_MCA_orte_default_hostfile=$work/hosts refuses 10 "^coxswain generate: mpirun has fewer slots than --ranks: " \
+        generate --model "$model" "${ask[@]}" --ranks 2
+    check "and no box: $(cat "$work/refused.err")" test "$(wc -l < "$work/refused.err")" = 1
 fi
 finish

@@ -131,6 +131,30 @@ refuses 9 "no/such/folder" batch --model "$model" --input "$work/in.jsonl" --out
 check "an empty input is no error" test $? = 0
 check "and gives an empty output" test -e "$work/empty.out" -a ! -s "$work/empty.out"
 
+# What has no effect, or not the one that was meant: a line each, of the first that has it.
+{
+    chat good "What is a hat?" '"max_tokens":2,"temperature":1,"top_k":3,'
+    chat idle "What is a hat?" '"max_tokens":2,"top_p":0.5,'
+    chat idle2 "What is a hat?" '"max_tokens":2,"top_p":0.5,'
+    chat blank "" '"max_tokens":2,'
+    echo '{"custom_id":"blank2","url":"/v1/completions","body":{"prompt":" ","max_tokens":2}}'
+    echo '{"custom_id":"blank3","url":"/v1/completions","body":{"prompt":"","max_tokens":0}}'
+} > "$work/warned.jsonl"
+warned() { # COUNT PATTERN ARGUMENTS...: of the input's first COUNT lines
+    local n=$1 pattern=$2
+    shift 2
+    head -n "$n" "$work/warned.jsonl" > "$work/some.jsonl"
+    "$coxswain" batch --model "$model" --input "$work/some.jsonl" --output "$work/warned.out" --force "$@" 2> "$work/err.txt"
+    grep '^warning: ' "$work/err.txt" | sed "s|$work/||" > "$work/said.txt"
+    check "$n lines, $*: $(cat "$work/said.txt")" test "$(grep -Ec "^warning: ($pattern)" "$work/said.txt")" = "$(wc -l < "$work/said.txt")"
+    check "$n lines, $*: one each" test "$(wc -l < "$work/said.txt")" = "$(awk -F'|' '{ print $0 == "" ? 0 : NF }' <<< "$pattern")"
+}
+warned 1 ""
+warned 1 "" --top-k 3 --temperature 1
+warned 6 "some.jsonl: line 2: top-p changes nothing at temperature 0|some.jsonl: line 4: the prompt is empty"
+warned 2 "some.jsonl: line 2: top-k changes nothing at temperature 0" --top-k 3 --ranks 2
+warned 1 "$(($(nproc) + 1)) threads of each of 1 rank for the" --threads $(($(nproc) + 1))
+
 # Steering: strength 0 and the empty plan are unsteered, mates of steered requests keep their bits, and a bad plan is an
 # error of its own line.
 steered() { # ID FIELDS: a line with a plan of one intervention, on the first mate's question

@@ -65,6 +65,25 @@ for ranks in 1 3; do
     kill -TERM $job
     ends "batch waiting for input on $ranks" "stopped by a signal"
 done
+# Two keys of a terminal are two wishes, however soon one follows the other. (script: a terminal of its own.)
+if command -v script > /dev/null; then
+    mkfifo "$work/keys"
+    exec 8<> "$work/keys"
+    for ranks in 1 3; do
+        rm -f "$work/out.jsonl"
+        printf -v command '%q ' "$coxswain" "${batch[@]}" --ranks $ranks --drain-time 600
+        env --default-signal=INT script -qec "$command 2> $work/err.txt" /dev/null < "$work/keys" > "$work/out.txt" 8>&- &
+        job=$!
+        for _ in $(seq 500); do [ -e "$work/out.jsonl" ] && break; sleep 0.02; done
+        sleep 1
+        for _ in 1 2; do
+            printf '\003' >&8
+            sleep 0.15
+        done
+        ends "two keys to batch on $ranks" "ended at once, by a second signal"
+    done
+    exec 8>&-
+fi
 # While the ranks start: whatever it says of itself is true of what came out.
 for delay in 0.1 0.15 0.2 0.3 0.5; do
     begin "" "${generate[@]}" --ranks 3
@@ -119,6 +138,21 @@ sleep 0.3
 check "what a rank says is shown" grep -q "rank 0 speaks" "$work/err.txt"
 sed -i '/rank 0 speaks/d' "$work/err.txt"
 ends "two signals to an mpirun that crashes" "ended at once"
+
+# One whose ranks have started after all, when it is ended for that they had not.
+cat > "$work/bin/mpirun" << EOF
+#!/bin/bash
+trap 'echo "coxswain: all ranks have started" >&2; echo an answer; exit 143' TERM
+touch "$work/started"
+while :; do sleep 0.1; done
+EOF
+rm -f "$work/started"
+PATH=$work/bin:$PATH begin "" "${generate[@]}" --ranks 2
+for _ in $(seq 500); do [ -e "$work/started" ] && break; sleep 0.02; done
+kill -TERM $job
+sleep 0.7
+kill -TERM $job
+ends "two signals as the ranks start" "ended by a signal while the ranks started"
 
 # Every line failed.
 printf 'no request\n{"custom_id":"a","url":"/v1/completions","body":{"prompt":"kite","tools":[1]}}\n' > "$work/bad.jsonl"

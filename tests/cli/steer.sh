@@ -64,6 +64,39 @@ check "an imported GGUF vector steers" test -n "$imported"
 for how in '"v.gguf"' '"v.gguf#direction.1"' '"v.gguf","layer":"from vector"'; do
     check "$how in a plan is the same" test "$(steered_digest '{"interventions":[{"vector":'"$how"',"strength":2}]}')" = "$imported"
 done
+# A control vector made for another family is taken, and a line names both.
+in_plan() { echo '{"interventions":[{"vector":"../'"$1"'","strength":2}]}' > "$work/in/plans/hint.json"; }
+hinted() { # COUNT FILE ARGUMENTS...: how many warnings
+    local count=$1 file=$2
+    shift 2
+    in_plan "$file"
+    "$coxswain" "$@" > "$work/hint.out" 2> "$work/err.txt"
+    check "$file in $1: $(cat "$work/err.txt")" test $? = 0
+    check "$file in $1 warns $count times" test \
+        "$(grep -c '^warning: .*'"$file"': its hint says that it was made for "llama", and this model is olmoe;' "$work/err.txt")" = "$count"
+    check "$file in $1: of nothing else" test "$(grep -c '^warning: ' "$work/err.txt")" = "$count"
+}
+"$coxswain" vector export "$known" --output "$work/in/llama.gguf" --model-hint llama
+"$coxswain" vector export "$known" --output "$work/in/olmoe.gguf" --model-hint OLMoE
+"$coxswain" vector export "$known" --output "$work/in/unknown.gguf"
+plan=$work/in/plans/hint.json
+for id in 1 2; do
+    echo '{"custom_id":"'$id'","url":"/v1/completions","body":{"prompt":"kite","max_tokens":2,"steering":{"interventions":[{"vector":"llama.gguf","strength":'$id'}]}}}'
+done > "$work/in/hint.jsonl"
+hinted 1 llama.gguf plan check --model "$model" "$plan"
+hinted 1 llama.gguf logits --model "$model" --tokens 5,6 --output "$work/hint.st" --steer "$plan"
+hinted 1 llama.gguf generate --model "$model" --prompt kite --prompt hat --max-tokens 2 --steer "$plan" --ranks 2
+hinted 1 llama.gguf batch --model "$model" --input "$work/in/hint.jsonl" --output "$work/hint.jsonl" --progress none
+hinted 1 llama.gguf vector import "$work/in/llama.gguf" --output "$work/hint.st" --model "$model"
+hint_lists=(--a "$model/prompts/topic-how.jsonl" --b "$model/prompts/ordinary-how.jsonl" --limit 2)
+echo '{"version":1,"blocks":[{"name":"x","site":"resid_post","vectors":"llama.gguf","layers":[1],"strengths":[1,2]}]}' > "$work/in/hint.grid"
+hinted 1 llama.gguf sweep --model "$model" --grid "$work/in/hint.grid" "${hint_lists[@]}" --rules "$model/rules.json" \
+    --output "$work/hint.cells" --best 0 --ranks 3 --coordinators 2 --progress none
+hinted 1 llama.gguf decompose --model "$model" --vector "$work/in/llama.gguf" "${hint_lists[@]}" --progress none
+hinted 1 llama.gguf evaluate --model "$model" --prompts "$model/prompts/topic-how.jsonl" --limit 2 --rules "$model/rules.json" \
+    --steer "$plan" --progress none
+hinted 0 olmoe.gguf plan check --model "$model" "$plan"
+hinted 0 unknown.gguf plan check --model "$model" "$plan"
 cp "$known" "$work/kept.st"
 ln -s "$known" "$work/link.st"
 ln "$known" "$work/hard.st"

@@ -98,6 +98,9 @@ wrong 1 'no/rules is not there' "$model" --rules no/rules --output "$work/new"
 wrong 1 'has experts in layers' "$model" --lists study --layers 9 --limit 2 --output "$work/new"
 wrong 1 'has no marker comments' "$model" --lists study --docs "$work/out.md" --output "$work/new2"
 wrong 2 '"x" is not a list of numbers' "$model" --layers x
+wrong 2 'unknown option --limt; did you mean --limit\?' "$model" --limt 3
+wrong 2 'unknown option --max-tokesn=3; did you mean --max-tokens\?' "$model" --max-tokesn=3
+wrong 2 'unknown option --nonesuch$' "$model" --nonesuch
 wrong 2 '"0" is not a number from 1 on' "$model" --limit 0
 cp -r "$model/study" "$work/lists"
 echo '{"prompt": 5}' > "$work/lists/a-train.jsonl"
@@ -152,7 +155,7 @@ for split in train validation heldout; do
 done
 cat > "$work/own.json" << 'RULES'
 {"version": 1, "matchers": {"how": {"patterns": ["^(To|First|Here|You)\\b"]}, "no": {"patterns": ["^(An?|The|It|Think)\\b"]}},
- "labels": [{"name": "other", "any": ["how"]}, {"name": "describes", "any": ["no"]}], "behaviour": "describes",
+ "labels": [{"name": "other", "any": ["how"]}, {"name": "just_describes", "any": ["no"]}], "behaviour": "just_describes",
  "first_tokens": ["A", "An", "The", "It", "Think"], "fell_apart": {"min_words": 100}}
 RULES
 own=("$model" --lists "$work/describing" --rules "$work/own.json" "${tiny[@]}" --strengths=1 --output "$work/own")
@@ -161,11 +164,14 @@ wrong 1 'answers fall apart .*\(.*4 too short\)' "${own[@]}"
 scripts/study "${own[@]}" --anyway > "$work/own.md" 2> "$work/err.txt"
 check "a study of another label, anyway" test $? = 0
 check "that said why not" grep -q 'answers fall apart without a plan: 4 of 4' "$work/err.txt"
-check "its tables use the label" test "$(grep -c '^\*\*Weaken `describes`: A, \|^\*\*By kind: describes / ' "$work/own.md")" = 2
-check "without a plan A shows it" grep -Eq 'no plan: A describes [34] of 4, B describes [01] of 4' "$work/own.md"
+check "its tables use the label" test "$(grep -c '^\*\*Weaken `just_describes`: A, \|^\*\*By kind: just_describes / ' "$work/own.md")" = 2
+check "as it is written" grep -q '| A just_describes | .* | B just_describes, well formed | ' "$work/own.md"
+check "in a name that is ours, too" grep -q '| B well formed just_describes | ' "$work/own.md"
+check "nowhere with a blank" test "$(grep -c 'just describes' "$work/own.md")" = 0
+check "without a plan A shows it" grep -Eq 'no plan: A just_describes [34] of 4, B just_describes [01] of 4' "$work/own.md"
 own_dir=$work/own/olmoe-velk/describing
-check "so does the table of held-out answers" grep -q '^run,.*,a_describes,.*,b_describes,' "$own_dir/heldout.csv"
-check "and the report, whose verdict is about it" grep -Eq '^<p class="verdict">.*<b>describes</b>' "$own_dir/report.html"
+check "so does the table of held-out answers" grep -q '^run,.*,a_just_describes,.*,b_just_describes,' "$own_dir/heldout.csv"
+check "and the report, whose verdict is about it" grep -Eq '^<p class="verdict">.*<b>just_describes</b>' "$own_dir/report.html"
 check "which does not speak of another" test "$(grep -c 'refus' "$own_dir/report.html")" = 0
 check "the checkpoint is as it was" test "$(cat "$model"/*.* | cksum)" = "$sums"
 check "nothing ran of these" test ! -e "$work/new3" -a ! -e "$work/new4"

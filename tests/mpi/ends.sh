@@ -263,6 +263,16 @@ END
     says '^mpirun noticed that process rank 0 exited on signal 9$'
     [ "$(wc -l <"$out")" -eq 13 ] || fail "noise"
     ;;
+stuck-mpirun) # that does not end although the job does is killed
+    mkdir "$folder/bin"
+    printf '#!/bin/bash\necho "coxswain: a rank has said why the job ends" >&2\ntrap "" TERM\nexec sleep 30\n' >"$folder/bin/mpirun"
+    chmod +x "$folder/bin/mpirun"
+    PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1 &
+    pid=$!
+    finish 12
+    exits 10
+    [ ! -s "$out" ] || fail "noise"
+    ;;
 no-mpirun)
     mkdir "$folder/empty"
     PATH=$folder/empty "$job" 2 ok >"$out" 2>&1

@@ -2,9 +2,11 @@
  * A batch in which every request has a plan of its own: 256 requests with 256 different plans give, bit for
  * bit, the digests and hits that each gives alone, on 1, 2 and 4 ranks, over every back-end, with experts on
  * workers or on all ranks, for one and two coordinators. And its other half: a plan changes no bit of a batch
- * mate without one, and a plan of strength 0 or without interventions changes no bit at all. Started once
- * with four ranks; loops over configurations on sub-communicators. With COX_TEST_FULL=yes in the environment
- * for every recorded model, and with each of the factors that otherwise take turns.
+ * mate without one, and a plan of strength 0 or without interventions changes no bit at all. And a third: of
+ * 64 requests 32 are cancelled at random moments, and nothing of the others changes, nor is anything of the
+ * cancelled ones left. Started once with four ranks; loops over configurations on sub-communicators. With
+ * COX_TEST_FULL=yes in the environment for every recorded model, and with each of the factors that otherwise
+ * take turns.
  */
 #include <mpi.h>
 #include <stdio.h>
@@ -13,6 +15,7 @@
 #include <unistd.h>
 
 #include "cluster/internal.h"
+#include "coordinator/internal.h"
 #include "tests/support/harness.h"
 #include "tests/support/mixed_plans.h"
 
@@ -187,6 +190,59 @@ static bool check_mates(harness *h, const expected *wanted)
     return is_good;
 }
 
+/* The step before which request k of the 64 is cancelled; -1: never. */
+static int moment_of(int k, uint32_t seed)
+{
+    uint32_t state = (seed + (uint32_t)k) * 2654435761u;
+    state = state * 1664525u + 1013904223u;
+    return k % 2 ? (int)((state >> 8) % 6) : -1;
+}
+
+/* All pages and plans are back. */
+static bool is_empty(harness *h)
+{
+    const cox_engine *engine = harness_engine(h);
+    int32_t n_free = cox_kv_n_free_pages(engine->kv), n_pages = engine->kv_shape.n_pages;
+    if (n_free == n_pages && cox_engine_n_plans(engine) == 0) return true;
+    printf("rank %d: after cancelling %d of %d pages are free, %d plans are in use\n", rank, n_free, n_pages,
+           cox_engine_n_plans(engine));
+    return false;
+}
+
+static bool check_cancelled(harness *h, const expected *wanted, uint32_t seed)
+{
+    enum { N = 64 };
+    harness_request requests[N];
+    harness_result results[N];
+    int n_cancelled = 0;
+    bool is_good = true;
+    for (int k = 0; k < N; k++)
+        requests[k] = request_of(k * 3 + rank, k % 3 ? plan_of(h, k * 3 + rank, 1) : NULL);
+    if (harness_submit(h, requests, N, results) != COX_OK) die("a batch");
+    for (int k = 0; k < N; k++) results[k].finish = COX_FINISH_ERROR;
+    for (int step = 0; cox_engine_n_sequences(harness_engine(h)) > 0; step++) {
+        for (int k = 0; k < N; k++) {
+            if (moment_of(k, seed) == step) cox_engine_cancel(harness_engine(h), (uint64_t)k);
+        }
+        if (cox_engine_step(harness_engine(h)) != COX_OK) die("a step");
+        for (int k = 0; k < N; k++) { /* ended in this step, if it had not before */
+            if (moment_of(k, seed) == step && results[k].finish == COX_FINISH_ERROR) is_good = false;
+        }
+    }
+    for (int k = 0; k < N; k++) {
+        bool is_cut = results[k].finish == COX_FINISH_CANCELLED;
+        const expected *e = &wanted[k * 3 + rank];
+        n_cancelled += is_cut;
+        if (is_cut && moment_of(k, seed) < 0) is_good = false;
+        if (!is_cut)
+            is_good =
+                is_equal("beside cancelled ones", k, &results[k], k % 3 ? e->steered : e->clean) && is_good;
+        harness_result_free(&results[k]);
+    }
+    if (n_cancelled < N / 8) printf("rank %d: only %d were cancelled\n", rank, n_cancelled), is_good = false;
+    return is_empty(h) && is_good;
+}
+
 /* --- Configurations --- */
 
 static cox_cluster *create_cluster(const config *c, MPI_Comm *comm)
@@ -223,6 +279,7 @@ static void run_config(const char *folder, const config *c, bool is_reference, e
             } else {
                 is_good = check_steered(h, c, wanted);
                 is_good = check_mates(h, wanted) && is_good;
+                is_good = check_cancelled(h, wanted, (uint32_t)n_run) && is_good;
             }
             if (harness_finish(h) != COX_OK) die("the end");
         } else if (harness_serve(h) != COX_OK) {
@@ -272,6 +329,11 @@ static void run_model(const char *folder, bool is_full)
                 run_config(folder, &c, false, wanted);
             }
         }
+    }
+    c = (config){.n_ranks = 3, .exchange = COX_EXCHANGE_ALLTOALL};
+    for (c.n_coordinators = 1; c.n_coordinators <= 2; c.n_coordinators++) {
+        c.variant = turn++ % N_VARIANTS;
+        run_config(folder, &c, false, wanted);
     }
     int n_changed = 0, n_touched = 0;
     for (int i = 0; i < N_REQUESTS; i++) {

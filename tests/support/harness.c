@@ -225,7 +225,7 @@ const char *harness_kernels_name(const harness *h)
     return cox_kernels_name(h->kernels);
 }
 
-cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results)
+cox_status harness_submit(harness *h, const harness_request *requests, int32_t n, harness_result *results)
 {
     h->results = results;
     size_t vocab_size = (size_t)h->model->vocab_size;
@@ -247,6 +247,13 @@ cox_status harness_run(harness *h, const harness_request *requests, int32_t n, h
                                                                  .wants_logits = r->wants_logits});
         if (status != COX_OK) return status;
     }
+    return COX_OK;
+}
+
+cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results)
+{
+    cox_status submitted = harness_submit(h, requests, n, results);
+    if (submitted != COX_OK) return submitted;
     while (cox_engine_n_sequences(h->engine)) {
         cox_status status = cox_engine_step(h->engine);
         if (status != COX_OK) return status;

@@ -60,7 +60,9 @@ const cox_worker *harness_worker(const harness *h);
 const char *harness_exchange_name(const harness *h);
 const char *harness_kernels_name(const harness *h);
 
-/* On a coordinator: submits all requests at once and steps until all are done. */
+/* On a coordinator: submits all requests at once; request i has the id i. */
+cox_status harness_submit(harness *h, const harness_request *requests, int32_t n, harness_result *results);
+/* And steps until all are done. */
 cox_status harness_run(harness *h, const harness_request *requests, int32_t n, harness_result *results);
 /* For tests that submit and step themselves: where events go. */
 void harness_expect(harness *h, harness_result *results);

@@ -16,6 +16,7 @@
 #include "cli/commands.h"
 #include "steering/vector_math.h"
 #include "tests/unit/command_output.h"
+#include "tests/unit/run_size.h"
 #include "tests/unit/steering_model.h"
 
 enum { LAYERS = 6, EXPERTS = 16 }; /* of the OLMoE organism; the others have as many layers or more */
@@ -85,7 +86,8 @@ static void test_parts_add_up(void **state)
     (void)state;
     static const char *const positions[] = {"last", "-2", "mean"};
     for (size_t p = 0; p < 3; p++) {
-        const cox_options options = options_of(positions[p]);
+        cox_options options = options_of(positions[p]);
+        if (is_small_run()) options.limit = 3;
         json_t *json = decompose(&options);
         expect_sums(json, "difference");
         expect_sums(json, "a");
@@ -123,7 +125,8 @@ static void test_parts_add_up_in_every_family(void **state)
         free(data);
         cox_model_close(model);
         cox_options options = options_of("mean");
-        options.model = folder, options.prompts_a = a, options.prompts_b = b, options.limit = 6;
+        options.model = folder, options.prompts_a = a, options.prompts_b = b,
+        options.limit = is_small_run() ? 2 : 6;
         options.vector = vector;
         json_t *json = decompose(&options);
         expect_sums(json, "a");
@@ -141,7 +144,7 @@ static void test_parts_are_those_of_transformers(void **state)
     json_t *golden = NULL;
     assert_int_equal(cox_json_load_file(&golden, "tests/golden/decompose.json"), COX_OK);
     static const char *const positions[] = {"last", "mean"};
-    for (size_t p = 0; p < 2; p++) {
+    for (size_t p = 0; p < (is_small_run() ? 1 : 2); p++) {
         const cox_options options = options_of(positions[p]);
         json_t *json = decompose(&options);
         const json_t *wanted = json_object_get(golden, positions[p]);
@@ -168,6 +171,7 @@ static void test_the_schedule_changes_nothing(void **state)
 {
     (void)state;
     cox_options options = options_of("mean");
+    if (is_small_run()) options.limit = 3;
     json_t *one = decompose(&options);
     options.prefill_chunk = 3;
     json_t *two = decompose(&options);
@@ -182,6 +186,12 @@ static void test_the_schedule_changes_nothing(void **state)
 }
 
 /* --- Effects: the same as `evaluate` finds for a plan of that one intervention --- */
+
+/* Prompts of each class; 0: all. */
+static int32_t n_for_effects(void)
+{
+    return is_small_run() ? 2 : 0;
+}
 
 /* Change of the mean log-odds of a class's prompts by a plan. */
 static json_t *evaluate_plan(const char *place, const char *prompts)
@@ -201,6 +211,7 @@ static json_t *evaluate_plan(const char *place, const char *prompts)
     options.model = "models/olmoe-velk", options.rules = "models/olmoe-velk/rules.json";
     options.prompt_files = (cox_texts){&prompts, 1};
     options.plan = path;
+    options.limit = n_for_effects();
     options.is_json = true;
     options.resamples = 200;
     options.kv_memory_bytes = 8 << 20;
@@ -235,6 +246,7 @@ static void test_effects_are_those_of_plans(void **state)
 {
     (void)state;
     cox_options options = options_of("last");
+    options.limit = n_for_effects();
     options.effects = "experts", options.rules = "models/olmoe-velk/rules.json";
     json_t *json = decompose(&options);
     const json_t *clean = json_object_get(json, "log_odds");

@@ -19,6 +19,7 @@
 #include "model/checkpoint.h"
 #include "study/direction.h"
 #include "steering/vector.h"
+#include "tests/unit/run_size.h"
 #include "tests/unit/steering_model.h"
 
 static const char model[] = "models/olmoe-velk", golden[] = "tests/golden/direction";
@@ -157,6 +158,7 @@ static void test_directions_are_those_of_transformers(void **state)
     assert_int_equal(cox_checkpoint_open(&recorded, test_folder), COX_OK);
     for (size_t s = 0; s < sizeof sites / sizeof *sites; s++) {
         for (size_t p = 0; p < sizeof positions / sizeof *positions; p++) {
+            if (is_small_run() && p != s % 3) continue;
             cox_options options = options_of(a, b, place_of("v.safetensors"));
             options.site = sites[s], options.position = positions[p];
             cox_vector_file *file = measure(options);
@@ -281,6 +283,7 @@ static void test_the_schedule_changes_no_bit(void **state)
         options_of("models/olmoe-velk/prompts/topic-how.jsonl",
                    "models/olmoe-velk/prompts/ordinary-how.jsonl", place_of("one.safetensors"));
     options.position = "mean";
+    if (is_small_run()) options.limit = COX_CLASS_BLOCK + 2; /* two blocks */
     cox_vector_file *one = measure(options);
     options.output = place_of("two.safetensors");
     options.prefill_chunk = 7, options.kv_memory_bytes = 4 << 20;

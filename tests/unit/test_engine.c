@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "coordinator/internal.h"
 #include "tests/support/allocations.h"
 #include "tests/support/harness.h"
 
@@ -102,6 +103,43 @@ static void test_sequences_that_lose_their_pages_come_back_the_same(void **state
         harness_close(h);
     }
     assert_true(rows[1] > rows[0]); /* something was recomputed, or this test shows nothing */
+}
+
+/* Waiting, in the prompt's chunks, generating, given up for others: what is cancelled leaves no page, and the
+ * others' bits are theirs. (Many plans, ranks and coordinators: tests/mpi/steer_mix.c.) */
+static void test_cancelled_sequences_leave_nothing(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    cox_engine_options options = cox_engine_options_defaults();
+    options.prefill_chunk = 5;
+    options.max_rows = 32;
+    options.kv_bytes = 9 * harness_page_bytes(folder);
+    harness *h = open_with(options);
+    harness_request requests[N], alone = request(30);
+    harness_result results[N], expected;
+    assert_int_equal(harness_run(h, &alone, 1, &expected), COX_OK);
+    for (int i = 0; i < N; i++) requests[i] = alone;
+    assert_int_equal(harness_submit(h, requests, N, results), COX_OK);
+    for (int step = 0; cox_engine_n_sequences(harness_engine(h)) > 0; step++) {
+        for (int i = 0; i < N; i += 2) { /* before steps 0, 3, 6, ... */
+            if (step == 3 * (i / 2)) cox_engine_cancel(harness_engine(h), (uint64_t)i);
+        }
+        assert_int_equal(cox_engine_step(harness_engine(h)), COX_OK);
+    }
+    int n_cancelled = 0;
+    for (int i = 0; i < N; i++) {
+        bool is_cut = results[i].finish == COX_FINISH_CANCELLED;
+        n_cancelled += is_cut;
+        assert_true(!is_cut || i % 2 == 0);
+        if (!is_cut) assert_string_equal(results[i].digest, expected.digest);
+        harness_result_free(&results[i]);
+    }
+    assert_true(n_cancelled >= N / 4);
+    harness_result_free(&expected);
+    assert_int_equal(cox_kv_n_free_pages(harness_engine(h)->kv), harness_engine(h)->kv_shape.n_pages);
+    assert_int_equal(harness_finish(h), COX_OK);
+    harness_close(h);
 }
 
 static void test_prefixes_are_reused(void **state)
@@ -252,6 +290,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_step_takes_nothing_from_the_heap),
         cmocka_unit_test(test_sequences_that_lose_their_pages_come_back_the_same),
+        cmocka_unit_test(test_cancelled_sequences_leave_nothing),
         cmocka_unit_test(test_prefixes_are_reused),
         cmocka_unit_test(test_logits_from_a_position_on),
         cmocka_unit_test(test_logits_of_the_prompt_only),

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "study/metrics.h"
 #include "tests/unit/command_output.h"
+#include "tests/unit/run_size.h"
 #include "tests/unit/steering_model.h"
 
 #define GOLDEN "tests/golden/evaluate/"
@@ -113,6 +114,10 @@ static void test_steered_logits_are_those_of_transformers(void **state)
         if (p == 0) { /* a plan of the answer cannot reach what the prompt alone decides */
             assert_true(real_of(find(json, 0, "kl"), "run", "value") == 0);
             assert_true(real_of(find(json, 0, "answer_kl"), "run", "value") > 1e-3);
+        }
+        if (p > 0 && is_small_run()) {
+            json_decref(json);
+            continue;
         }
         options.prefill_chunk = 7; /* clean and steered rows come in another order */
         json_t *again = evaluate(&options);

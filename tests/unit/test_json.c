@@ -149,6 +149,26 @@ static void test_numbers_of_every_length(void **state)
     }
 }
 
+/* Of a line of a list one number is told, the one that its reader gives it. */
+static void test_a_line_has_one_number(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"{\"a\": }",
+         "a.jsonl: line 7: not valid JSON at column 7: unexpected token near '}'; a line is {...}"},
+        {"[1]", "a.jsonl: line 7: not a JSON object; a line is {...}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *value = NULL;
+        const char *text = cases[i].text;
+        assert_int_equal(cox_json_load_line(&value, text, strlen(text), "a.jsonl: line 7", "{...}"),
+                         COX_BAD_FILE);
+        assert_string_equal(cox_status_message(), cases[i].message);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -156,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_what_it_does_not),
         cmocka_unit_test(test_needed_values_are_refused_by_key),
         cmocka_unit_test(test_numbers_of_every_length),
+        cmocka_unit_test(test_a_line_has_one_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

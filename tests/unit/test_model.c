@@ -296,11 +296,56 @@ static void test_special_tokens(void **state)
     assert_int_equal(m->n_eos, 1);
     assert_int_equal(m->eos_ids[0], 9);
     cox_model_close(m);
-    write_bytes(folder_file(&f, "generation_config.json"), "{\"eos_token_id\": \"x\"}", 21);
-    m = NULL;
-    expect_message(cox_model_open(&m, f.path), COX_BAD_FILE,
-                   TEXTS("generation_config.json", "eos_token_id", "token id"));
     folder_remove(&f);
+}
+
+/* One that cannot be read stops only who asks where texts end. */
+static void test_generation_config_that_is_wrong(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *said[3];
+    } cases[] = {{"{\"eos_token_id\": [7]}", {NULL}},
+                 {"{\"eos_token_id\": \"x\"}", {"eos_token_id", "token id"}},
+                 {"{\"eos_token_id\": 7", {"not valid JSON"}},
+                 {"[7]", {"generation_config.json"}}};
+    folder f = folder_copy(OLMOE);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_bytes(folder_file(&f, "generation_config.json"), cases[i].text, strlen(cases[i].text));
+        cox_model *m = NULL;
+        assert_int_equal(cox_model_open(&m, f.path), COX_OK);
+        if (i == 0)
+            assert_int_equal(cox_model_check_ends(m), COX_OK);
+        else
+            expect_message(cox_model_check_ends(m), COX_BAD_FILE, cases[i].said);
+        cox_model_close(m);
+    }
+    folder_remove(&f);
+}
+
+/* By the names of transformers and of llama.cpp, which a control vector's hint gives. */
+static void test_names_of_families(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *golden, *names[4];
+    } cases[] = {{OLMOE, {"olmoe", "OLMoE"}},
+                 {"mixtral-llama3-f16", {"mixtral", "llama"}},
+                 {"gpt_oss-bf16", {"gpt_oss", "gpt-oss"}},
+                 {"qwen3_moe-yarn-bf16", {"qwen3_moe", "qwen3moe"}}};
+    enum { N = sizeof cases / sizeof *cases };
+    for (size_t i = 0; i < N; i++) {
+        cox_model *m = open_golden(cases[i].golden);
+        for (size_t j = 0; j < N; j++) {
+            for (const char *const *name = cases[j].names; *name; name++)
+                assert_int_equal(cox_model_is_called(m, *name), i == j);
+        }
+        assert_false(cox_model_is_called(m, ""));
+        assert_false(cox_model_is_called(m, "olmo"));
+        assert_false(cox_model_is_called(m, "mixtral2"));
+        cox_model_close(m);
+    }
 }
 
 /* Where generation_config.json is, it alone says what ends an answer, as in transformers. */
@@ -583,6 +628,8 @@ int main(void)
         cmocka_unit_test(test_tensors_that_nobody_needs),
         cmocka_unit_test(test_special_tokens),
         cmocka_unit_test(test_generation_config_alone),
+        cmocka_unit_test(test_generation_config_that_is_wrong),
+        cmocka_unit_test(test_names_of_families),
         cmocka_unit_test(test_traits_of_released_files),
         cmocka_unit_test(test_fingerprints_differ),
         cmocka_unit_test(test_config_files),

@@ -113,7 +113,11 @@ static void test_other_forms_of_weights(void **state)
     }
     static const struct {
         const char *name, *text;
-    } folders[] = {{"params.json", "own format"}, {"adapter_config.json", "merge"}, {"x.gguf", "x.gguf"}};
+    } folders[] = {{"params.json", "own format"},
+                   {"consolidated.00.pth", "own format"},
+                   {"consolidated.safetensors", "convert_*_weights_to_hf.py"},
+                   {"adapter_config.json", "merge"},
+                   {"x.gguf", "x.gguf"}};
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         folder f = folder_create();
         put_text(&f, folders[i].name, "{}");

@@ -34,7 +34,7 @@ static struct {
     cox_steer_hits hits[2]; /* what its result says */
     bool has_routes;
     cox_sampling samplings[8];
-    bool wants_logits[8];
+    bool wants_logits[8], is_cancelled[8];
     const float *prompt_logits; /* [vocab_size] after every token of the prompt */
     int breaks_at;              /* the sequence of this number ends in an error; 0: none */
 } said;
@@ -73,6 +73,7 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
     said.n_prompt = request->n_prompt;
     said.ids[said.n_sequences] = request->id;
     said.n_most[said.n_sequences] = request->max_tokens;
+    said.is_cancelled[said.n_sequences] = false;
     said.n_said[said.n_sequences++] = 0;
     return COX_OK;
 }
@@ -90,11 +91,23 @@ static void end_sequence(cox_engine *engine, int32_t i, cox_finish finish)
     said.ids[i] = said.ids[said.n_sequences];
     said.n_said[i] = said.n_said[said.n_sequences];
     said.n_most[i] = said.n_most[said.n_sequences];
+    said.is_cancelled[i] = said.is_cancelled[said.n_sequences];
     engine->events.on_done(engine->events.context, id, &result);
+}
+
+void cox_engine_cancel(cox_engine *engine, uint64_t id)
+{
+    (void)engine;
+    for (int32_t i = 0; i < said.n_sequences; i++) {
+        if (said.ids[i] == id) said.is_cancelled[i] = true;
+    }
 }
 
 cox_status cox_engine_step(cox_engine *engine)
 {
+    for (int32_t i = said.n_sequences - 1; i >= 0; i--) {
+        if (said.is_cancelled[i]) end_sequence(engine, i, COX_FINISH_CANCELLED);
+    }
     for (int32_t i = said.n_sequences - 1; i >= 0; i--) {
         int32_t n = said.n_said[i]++;
         bool is_over = n == (int32_t)said.script.n;
@@ -378,12 +391,72 @@ static void test_one_failed_answer_fails_the_request(void **state)
     cox_record_destroy(h.record);
 }
 
+static void test_a_cancelled_request(void **state)
+{
+    (void)state;
+    heard h = {0};
+    said.n_sequences = 0;
+    said.script.n = 0;
+    assert_int_equal(cox_tokenizer_encode(tokenizer, "one two three four", 18, false, &said.script), COX_OK);
+    cox_session *session = open_session(&h, "no template here");
+    cox_request *request = make_request(NULL);
+    request->n_choices = 3;
+    assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
+    for (int i = 0; i < 3; i++) assert_int_equal(cox_session_step(session), COX_OK);
+    cox_session_cancel(session, 6); /* another one */
+    assert_int_equal(cox_session_step(session), COX_OK);
+    assert_int_equal(h.n_records, 0);
+    cox_session_cancel(session, 5);
+    cox_session_cancel(session, 5);
+    assert_int_equal(cox_session_step(session), COX_OK);
+    assert_int_equal(cox_session_n_requests(session), 0);
+    assert_int_equal(h.n_records, 1);
+    assert_string_equal(h.record->finish_reason, "cancelled");
+    assert_int_equal(h.record->n_others, 2);
+    assert_string_equal(h.record->others[1]->finish_reason, "cancelled");
+    assert_true(strlen(h.record->text) > 0 && strlen(h.record->text) < 18);
+    cox_session_cancel(session, 5); /* is not there any more */
+    assert_int_equal(cox_session_step(session), COX_OK);
+    assert_int_equal(h.n_records, 1);
+    cox_record_destroy(h.record);
+    cox_session_destroy(session);
+}
+
+/* What one request's callback cannot do ends that request: its record says why, and the session goes on. */
+static void test_a_failed_callback_ends_its_request(void **state)
+{
+    (void)state;
+    heard h = {0};
+    said.n_sequences = 0;
+    said.script.n = 0;
+    assert_int_equal(cox_tokenizer_encode(tokenizer, "one two three", 13, false, &said.script), COX_OK);
+    said.script.ids[1] = -7; /* no token */
+    cox_session *session = open_session(&h, "no template here");
+    cox_request *request = make_request(NULL);
+    request->n_choices = 2;
+    assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
+    while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
+    assert_int_equal(h.n_records, 1);
+    assert_int_not_equal(h.record->status_code, 200);
+    assert_true(strlen(h.record->error_message) > 0);
+    cox_record_destroy(h.record);
+    h = (heard){0};
+    said.script.n = 0;
+    assert_int_equal(cox_session_submit(session, make_request(NULL), NULL), COX_OK);
+    while (cox_session_n_requests(session) > 0) assert_int_equal(cox_session_step(session), COX_OK);
+    assert_int_equal(h.record->status_code, 200);
+    cox_record_destroy(h.record);
+    cox_session_destroy(session);
+}
+
 static void test_echo(void **state)
 {
     (void)state;
     heard h;
     int32_t vocab_size = model.vocab_size = cox_tokenizer_n_ids(tokenizer);
     float *logits = calloc((size_t)vocab_size, sizeof *logits); /* all alike */
+    said.script.n = 0;
+    assert_int_equal(cox_tokenizer_encode(tokenizer, "one two three", 13, false, &said.script), COX_OK);
     assert_non_null(logits);
     said.prompt_logits = logits;
     for (int is_broken = 0; is_broken < 2; is_broken++) {
@@ -531,6 +604,8 @@ int main(void)
         cmocka_unit_test(test_a_stop_ends_the_sequence),
         cmocka_unit_test(test_several_answers_make_one_record),
         cmocka_unit_test(test_one_failed_answer_fails_the_request),
+        cmocka_unit_test(test_a_cancelled_request),
+        cmocka_unit_test(test_a_failed_callback_ends_its_request),
         cmocka_unit_test(test_echo),
         cmocka_unit_test(test_lengths_and_logprobs),
         cmocka_unit_test(test_half_a_character_at_the_end),
