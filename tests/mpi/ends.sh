@@ -142,6 +142,19 @@ early-stopped) # before MPI's start, where no rank can give a sign of life
     [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
     no_zombies
     ;;
+early-busy) # mpirun takes its time to pass on the verdict and to end the job: it is said once all the same
+    start 3 early-stopped
+    mpirun=$(pgrep -P "$pid")
+    sleep 3 # two looks before the verdict
+    kill -STOP "$mpirun"
+    sleep 11
+    kill -CONT "$mpirun"
+    finish 15
+    exits 10
+    says '^coxswain: rank 2 \(process [0-9]+ on .*\) is stopped; the job cannot start$'
+    [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
+    no_zombies
+    ;;
 early-hung) # start_s 4
     start 3 early-hung sparse 8 4
     finish 15
