@@ -278,13 +278,19 @@ END
     ;;
 stuck-mpirun) # that does not end although the job does is killed
     mkdir "$folder/bin"
-    printf '#!/bin/bash\necho "coxswain: a rank has said why the job ends" >&2\ntrap "" TERM\nexec sleep 30\n' >"$folder/bin/mpirun"
+    printf '#!/bin/bash\necho "coxswain: a rank has said why the job ends" >&2\ntrap "" TERM USR1\nexec sleep 30\n' >"$folder/bin/mpirun"
     chmod +x "$folder/bin/mpirun"
     PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1 &
     pid=$!
     finish 12
     exits 10
     [ ! -s "$out" ] || fail "noise"
+    PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1 & # and one that was asked to end early goes on later
+    pid=$!
+    sleep 1
+    kill -USR1 "$pid"
+    finish 12
+    exits 75
     ;;
 no-mpirun)
     mkdir "$folder/empty"
