@@ -130,23 +130,6 @@ static cox_status refuse(batch *b, cox_request *request, cox_status status)
     return set;
 }
 
-static void set_defaults(cox_request *request, const cox_options *options)
-{
-    Cox__SamplingFields *sampling = request->sampling;
-    sampling->temperature = (float)options->temperature;
-    sampling->top_k = (int32_t)options->top_k;
-    sampling->top_p = (float)options->top_p;
-    sampling->min_p = (float)options->min_p;
-    sampling->repetition_penalty = (float)options->repetition_penalty;
-    sampling->presence_penalty = (float)options->presence_penalty;
-    sampling->frequency_penalty = (float)options->frequency_penalty;
-    sampling->seed = (uint64_t)options->seed;
-    request->max_tokens = (int32_t)options->max_tokens;
-    request->ignore_eos = options->ignores_eos;
-    request->wants_digest = options->wants_digest;
-    request->wants_routes = options->trace_folder != NULL;
-}
-
 /* What a request asks of the files around it: its plan, and the file for its routes. */
 static cox_status complete(batch *b, cox_request *request, cox_plan **plan, const char *where)
 {
@@ -226,7 +209,7 @@ static cox_status read_request(batch *b, const char *line, size_t n, bool is_too
     cox_request *fresh = cox_request_create();
     if (!fresh) return COX_NO_MEMORY;
     fresh->id = b->n_lines;
-    set_defaults(fresh, b->options);
+    cox_generation_set(b->options, fresh);
     cox_status status = is_too_long
                             ? cox_fail(COX_TOO_LONG, "%s: longer than %d bytes", where, COX_LINE_MAX_BYTES)
                             : cox_request_read_line(fresh, line, n, where);

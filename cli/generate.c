@@ -159,7 +159,6 @@ static cox_status complete(const generate *g, cox_request *request, cox_plan **p
     const cox_texts *plans = &g->options->plans;
     const char *folder = g->options->trace_folder;
     cox_status status = COX_OK;
-    request->wants_routes = folder != NULL;
     if (folder) status = cox_traces_name(request, folder, "prompt");
     if (status != COX_OK || plans->n == 0) return status;
     return cox_plan_cache_load(g->steer, plans->items[plans->n > 1 ? request->id - 1 : 0], plan);
@@ -168,21 +167,10 @@ static cox_status complete(const generate *g, cox_request *request, cox_plan **p
 static cox_status fill_request(const generate *g, cox_request *request, const char *prompt)
 {
     const cox_options *options = g->options;
-    Cox__SamplingFields *sampling = request->sampling;
-    sampling->temperature = (float)options->temperature;
-    sampling->top_k = (int32_t)options->top_k;
-    sampling->top_p = (float)options->top_p;
-    sampling->min_p = (float)options->min_p;
-    sampling->repetition_penalty = (float)options->repetition_penalty;
-    sampling->presence_penalty = (float)options->presence_penalty;
-    sampling->frequency_penalty = (float)options->frequency_penalty;
-    sampling->seed = (uint64_t)options->seed;
-    sampling->n_logprobs = (int32_t)options->logprobs;
-    request->max_tokens = (int32_t)options->max_tokens;
-    request->ignore_eos = options->ignores_eos;
-    request->wants_digest = options->wants_digest;
+    cox_generation_set(options, request);
+    request->sampling->n_logprobs = (int32_t)options->logprobs;
     request->wants_text = !options->is_json;
-    cox_status status = read_logit_bias(options, sampling);
+    cox_status status = read_logit_bias(options, request->sampling);
     for (size_t i = 0; i < options->stops.n && status == COX_OK; i++) {
         status = cox_request_add_stop(request, options->stops.items[i]);
         if (status != COX_OK) cox_fail_in(status, "--stop");

@@ -237,3 +237,20 @@ const char *cox_generation_idle(double temperature, int64_t top_k, double top_p,
     if (temperature > 0) return NULL;
     return top_k > 0 ? "top-k" : top_p < 1 ? "top-p" : min_p > 0 ? "min-p" : NULL;
 }
+
+void cox_generation_set(const cox_options *options, cox_request *request)
+{
+    Cox__SamplingFields *sampling = request->sampling;
+    sampling->temperature = (float)options->temperature;
+    sampling->top_k = (int32_t)options->top_k;
+    sampling->top_p = (float)options->top_p;
+    sampling->min_p = (float)options->min_p;
+    sampling->repetition_penalty = (float)options->repetition_penalty;
+    sampling->presence_penalty = (float)options->presence_penalty;
+    sampling->frequency_penalty = (float)options->frequency_penalty;
+    sampling->seed = (uint64_t)options->seed;
+    request->max_tokens = (int32_t)options->max_tokens;
+    request->ignore_eos = options->ignores_eos;
+    request->wants_digest = options->wants_digest;
+    request->wants_routes = options->trace_folder != NULL;
+}

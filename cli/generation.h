@@ -10,6 +10,7 @@
 
 #include "cli/options.h"
 #include "model/model.h"
+#include "proto/request.h"
 
 /* What generate() would take, transformers' defaults filled in. */
 typedef struct cox_generation {
@@ -37,5 +38,8 @@ cox_status cox_generation_apply(cox_options *options, const cox_model *model);
 
 /* What has no effect at temperature 0: "top-k", "top-p" or "min-p"; NULL: nothing. */
 const char *cox_generation_idle(double temperature, int64_t top_k, double top_p, double min_p);
+
+/* How a request samples, and what else it wants, that says nothing of it itself. */
+void cox_generation_set(const cox_options *options, cox_request *request);
 
 #endif

@@ -218,9 +218,7 @@ static cox_status prepare(logits *l, cox_run *run, cox_engine **engine)
     if (status != COX_OK) return status;
     const cox_engine_events events = {
         .context = l, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
-    return cox_engine_create(engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
-                             run->exchange, &options, &events);
+    return cox_run_create_engine(run, NULL, &events, engine);
 }
 
 cox_status cox_command_logits(const cox_options *options)

@@ -150,7 +150,7 @@ static cox_status check_same(const cox_exchange *x)
 static cox_status take_slots(cox_exchange *x, sizes s)
 {
     for (int32_t i = 0; i < x->options.n_slots && x->is_coordinator; i++) {
-        cox__slot *slot = &x->slots[i];
+        cox__exchange_slot *slot = &x->slots[i];
         slot->outbox = cox_arena_array(x->arena, s.outbox_words, sizeof(int32_t));
         slot->segments = cox_arena_array(x->arena, (size_t)x->n_destinations + 1, sizeof(int32_t));
         slot->replies = cox_arena_array(x->arena, s.reply_words, sizeof(float));
@@ -390,21 +390,21 @@ void cox__lane_compute(cox_exchange *x, cox__lane *lane)
 
 /* --- The coordinator's side --- */
 
-float *cox__reply_place(const cox_exchange *x, const cox__slot *slot, int32_t d)
+float *cox__reply_place(const cox_exchange *x, const cox__exchange_slot *slot, int32_t d)
 {
     size_t row = (size_t)slot->plan->route_offsets[d] + (size_t)d + 1;
     return slot->replies + row * (size_t)x->options.row_width - COX__REPLY_WORDS;
 }
 
-size_t cox__reply_words(const cox_exchange *x, const cox__slot *slot, int32_t d)
+size_t cox__reply_words(const cox_exchange *x, const cox__exchange_slot *slot, int32_t d)
 {
     int32_t n_routes = slot->plan->route_offsets[d + 1] - slot->plan->route_offsets[d];
     return COX__REPLY_WORDS + (size_t)n_routes * (size_t)x->options.row_width;
 }
 
 /* Packs the rows of destination d at `segment`; returns the words taken (0 without rows). */
-static size_t pack(const cox_exchange *x, cox__slot *slot, int32_t slot_index, int32_t d, const float *rows,
-                   int32_t *segment)
+static size_t pack(const cox_exchange *x, cox__exchange_slot *slot, int32_t slot_index, int32_t d,
+                   const float *rows, int32_t *segment)
 {
     const cox_dispatch_plan *p = slot->plan;
     int32_t first = p->row_offsets[d], n_rows = p->row_offsets[d + 1] - first;
@@ -442,7 +442,7 @@ cox_status cox_exchange_dispatch_begin(cox_exchange *x, int32_t slot_index, int3
                         (int)plan->n_rows, (int)plan->top_k, (int)x->options.max_rows, (int)x->options.top_k);
     }
     double begin_s = cox_span_now_s();
-    cox__slot *slot = &x->slots[slot_index];
+    cox__exchange_slot *slot = &x->slots[slot_index];
     slot->is_busy = true;
     slot->layer = layer;
     slot->plan = plan;
@@ -465,7 +465,7 @@ cox_status cox_exchange_dispatch_begin(cox_exchange *x, int32_t slot_index, int3
 
 cox_status cox_exchange_dispatch_end(cox_exchange *x, int32_t slot_index)
 {
-    cox__slot *slot = &x->slots[slot_index];
+    cox__exchange_slot *slot = &x->slots[slot_index];
     if (!slot->is_busy)
         return cox_fail(COX_INVALID, "dispatch_end in slot %d without a dispatch", (int)slot_index);
     if (!slot->has_own) return COX_OK;
@@ -515,7 +515,7 @@ static void await(cox_exchange *x, int32_t slot)
 }
 
 /* The first failure in the replies becomes this rank's status; the texts of all are taken in. */
-static cox_status take_failures(cox_exchange *x, const cox__slot *slot)
+static cox_status take_failures(cox_exchange *x, const cox__exchange_slot *slot)
 {
     cox_status result = COX_OK;
     for (int32_t d = 0; d < x->n_destinations; d++) {
@@ -536,7 +536,7 @@ static cox_status take_failures(cox_exchange *x, const cox__slot *slot)
 
 cox_status cox_exchange_combine_end(cox_exchange *x, int32_t slot_index, const float **replies)
 {
-    cox__slot *slot = &x->slots[slot_index];
+    cox__exchange_slot *slot = &x->slots[slot_index];
     if (!slot->is_busy)
         return cox_fail(COX_INVALID, "combine_end in slot %d without a dispatch", (int)slot_index);
     cox_status status = slot->has_own ? cox_exchange_dispatch_end(x, slot_index) : COX_OK;

@@ -204,7 +204,7 @@ static void head_dispatch(cox_exchange *x, int32_t slot_index)
 {
     circle *c = &((state *)x->state)->circles[x->cluster->rank];
     step *s = &c->steps[slot_index];
-    const cox__slot *slot = &x->slots[slot_index];
+    const cox__exchange_slot *slot = &x->slots[slot_index];
     int peer = c->first_peer;
     for (int32_t d = 0; d < x->n_destinations; d++) {
         if (d == x->own) continue;

@@ -35,7 +35,7 @@ typedef struct cox__notice { /* a status with its text: a host's failure, or how
 } cox__notice;
 
 /* A coordinator's side of one micro-batch in flight. */
-typedef struct cox__slot {
+typedef struct cox__exchange_slot {
     bool is_busy,
         has_own; /* between dispatch_begin and combine_end; this rank's own share is still to be computed */
     int32_t layer;
@@ -43,7 +43,7 @@ typedef struct cox__slot {
     int32_t *outbox;   /* [outbox_words] the segments of all destinations */
     int32_t *segments; /* [n_destinations+1] where they begin, in words */
     float *replies;    /* [max_rows*top_k + n_destinations, row_width] */
-} cox__slot;
+} cox__exchange_slot;
 
 /* An expert host's side of one slot of one coordinator. */
 typedef struct cox__lane {
@@ -79,7 +79,7 @@ struct cox_exchange {
     const int32_t *destinations;
     bool is_coordinator, is_calibrating; /* calibrating: replies are not computed */
     size_t inbox_words, outbox_words;
-    cox__slot slots[COX_MAX_SLOTS];
+    cox__exchange_slot slots[COX_MAX_SLOTS];
     int32_t n_lanes;
     cox__lane *lanes; /* [n_lanes] by coordinator, then slot; none for this rank's own slots */
     /* who has finished, and how */
@@ -100,8 +100,8 @@ float *cox__lane_reply(cox__lane *lane);
 size_t cox__lane_reply_words(const cox_exchange *x, const cox__lane *lane);
 
 /* Where the reply of destination d arrives, and how long it is. */
-float *cox__reply_place(const cox_exchange *x, const cox__slot *slot, int32_t d);
-size_t cox__reply_words(const cox_exchange *x, const cox__slot *slot, int32_t d);
+float *cox__reply_place(const cox_exchange *x, const cox__exchange_slot *slot, int32_t d);
+size_t cox__reply_words(const cox_exchange *x, const cox__exchange_slot *slot, int32_t d);
 
 /* Begins a stream of steps: nobody has finished. Not collective. */
 void cox__exchange_start(cox_exchange *x);

@@ -58,7 +58,7 @@ static void sparse_destroy(cox_exchange *x)
 static void sparse_dispatch(cox_exchange *x, int32_t slot_index)
 {
     sparse *s = x->state;
-    cox__slot *slot = &x->slots[slot_index];
+    cox__exchange_slot *slot = &x->slots[slot_index];
     flight *f = &s->flights[slot_index];
     f->n = 0;
     for (int32_t d = 0; d < x->n_destinations; d++) {

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "cluster/cluster.h"
+#include "cluster/noise_internal.h"
 
 enum { COX__HOST_BYTES = 64, COX__WHAT_BYTES = 60, COX__MESSAGE_BYTES = 1000, COX__PULSE_INBOX = 4 };
 
@@ -63,10 +64,7 @@ const char *cox__launch_srun_tasks(void);
 void cox__launch_flush(void);
 
 /* launch.c: tells the cox_launch that started this rank, if one did, by a line on stderr, which cox_launch
- * keeps to itself. STARTED: all ranks are there (rank 0 says so). VERDICT: this rank has said why the job
- * ends, and ends it now: what mpirun and MPI print from here on are consequences. Async-signal-safe. */
-#define COX__STARTED "coxswain: all ranks have started\n"
-#define COX__VERDICT "coxswain: a rank has said why the job ends\n"
+ * keeps to itself: COX__STARTED or COX__VERDICT (noise_internal.h). Async-signal-safe. */
 void cox__launch_tell(const char *line);
 
 /* drain.c: what a process listens to waits, or if it has come, comes again, when the process has started
@@ -115,21 +113,6 @@ void cox__pulse_look(cox_cluster *cluster, double now_s); /* moves observed time
 cox_status cox__mail_create(cox_cluster *cluster);
 void cox__mail_destroy(cox_cluster *cluster);
 bool cox__mail_advance(cox_cluster *cluster); /* moves messages; true when one is ready to be polled */
-
-/* Standard error of mpirun on its way through cox_launch (launch_noise.c). take: more bytes; flush: what is
- * held back. */
-typedef struct cox__noise {
-    pid_t ending;           /* mpirun's process once it has been told to end, else 0 */
-    bool has_started;       /* rank 0 has said COX__STARTED */
-    char trouble[512];      /* what kept mpirun from starting the ranks, in our words; "": nothing known */
-    char unreached[128];    /* the first machine that ssh has complained of, else "" */
-    bool has_verdict;       /* a rank has said COX__VERDICT */
-    bool is_box;            /* between two lines of dashes */
-    size_t n_held, line_at; /* bytes held back; where the last line begins */
-    char held[8192];
-} cox__noise;
-void cox__noise_take(cox__noise *noise, const char *text, size_t n);
-void cox__noise_flush(cox__noise *noise);
 
 /* Settings that Open MPI reads from the environment at its start, where the user has set none (launch.c). */
 void cox__launch_tune(void);

@@ -224,6 +224,7 @@ typedef struct child {
     bool was_terminal; /* a terminal asked */
     bool is_early;     /* so early that they have not been told yet: nobody listens before all have started */
     double ending_s;   /* when the job was first known to end, else 0 */
+    bool is_asked;     /* to end early, by any signal for that */
     bool is_stuck;     /* mpirun did not, and was killed */
     const char *forced; /* why they were ended instead, else NULL */
     cox__noise noise;   /* of its standard error */
@@ -296,6 +297,7 @@ static void pass_signal(child *c, const struct signalfd_siginfo *info)
     bool is_of_terminal = info->ssi_code == SI_KERNEL, is_wish = number == SIGINT || number == SIGTERM;
     if (number == SIGCHLD) return;
     bool asks = is_wish || number == SIGUSR1;
+    c->is_asked = c->is_asked || asks;
     if (asks && c->drain_s > 0 && c->asked_s == 0 && (is_wish || !c->noise.has_started)) {
         c->asked_s = now_s;
         c->was_terminal = is_of_terminal;
@@ -359,7 +361,8 @@ static int wait_for(child *c)
         if (n > 0) cox__noise_take(&c->noise, text, (size_t)n);
     }
     cox__noise_flush(&c->noise);
-    if (c->is_stuck) return cox_status_exit_code(COX_PEER);
+    /* What the ranks would have said with their codes is lost: who was asked to end early goes on later. */
+    if (c->is_stuck) return cox_status_exit_code(c->is_asked ? COX_REQUEUE : COX_PEER);
     return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
 }
 

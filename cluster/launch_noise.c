@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cluster/internal.h"
+#include "cluster/noise_internal.h"
 
 static const char DASHES[] = "--------------------------------------------------------------------------\n";
 static const char MPIRUN[] = "mpirun: ";
@@ -167,9 +167,29 @@ static bool is_suspect(const cox__noise *s)
     size_t n = s->n_held - s->line_at;
     size_t n_name = n < sizeof MPIRUN - 1 ? n : sizeof MPIRUN - 1;
     return s->is_box || s->has_verdict || line[0] == '[' || memcmp(line, MPIRUN, n_name) == 0 ||
-           (n < sizeof COX__STARTED && memcmp(line, COX__STARTED, n) == 0) ||
-           (n < sizeof COX__VERDICT && memcmp(line, COX__VERDICT, n) == 0) ||
            (n < sizeof DASHES && memcmp(line, DASHES, n) == 0);
+}
+
+/* How many of the last bytes may be the beginning of what a rank tells, which the next read goes on with. */
+static size_t count_told(const cox__noise *s, const char *told)
+{
+    size_t n = strlen(told) - 1;
+    if (n > s->n_held) n = s->n_held;
+    while (n > 0 && memcmp(s->held + s->n_held - n, told, n) != 0) n--;
+    return n;
+}
+
+/* At once, without waiting for the line's end (a progress bar has none), what cannot be such a beginning. */
+static void pass_part(cox__noise *s)
+{
+    char part[sizeof COX__VERDICT > sizeof COX__STARTED ? sizeof COX__VERDICT : sizeof COX__STARTED];
+    size_t n = count_told(s, COX__STARTED), n_verdict = count_told(s, COX__VERDICT);
+    if (n < n_verdict) n = n_verdict;
+    memcpy(part, s->held + s->n_held - n, n);
+    s->n_held -= n;
+    cox__noise_flush(s);
+    memcpy(s->held, part, n);
+    s->n_held = n;
 }
 
 void cox__noise_take(cox__noise *s, const char *text, size_t n)
@@ -182,5 +202,5 @@ void cox__noise_take(cox__noise *s, const char *text, size_t n)
             cox__noise_flush(s); /* too long for a box of mpirun's */
         }
     }
-    if (s->n_held > 0 && !is_suspect(s)) cox__noise_flush(s); /* a progress bar has no line ends: at once */
+    if (s->n_held > 0 && !is_suspect(s)) pass_part(s);
 }

@@ -29,6 +29,7 @@ enum {
     STOPPED_LOOKS = 5,
     SILENT_LOOKS =
         5, /* of one that has something to say while another speaks: then that one was stopped too */
+    ENDING_LOOKS = 20, /* of one that sees that another has gone: then mpirun does not end the job */
     ENVIRONMENT_BYTES = 1 << 16
 };
 static const char THREAD_NAME[] = "cox-starting"; /* seen in /proc: this rank has come as far as here */
@@ -44,7 +45,7 @@ struct cox__starting {
     pthread_t thread;
     int end; /* eventfd: written when the watch is over */
     pid_t parent;
-    int32_t n_looks, limit_looks, n_silent;
+    int32_t n_looks, limit_looks, n_silent, n_ending;
     peer *peers; /* ranks of this machine, this one among them */
     size_t n_peers, capacity;
 };
@@ -169,10 +170,12 @@ static bool has_gone(const cox__starting *s)
 /* Ends the job, unless another rank of this machine is about to, or has spoken and is gone. */
 static void end_job(cox__starting *s, const char *message)
 {
-    if (s->n_silent++ < SILENT_LOOKS) {
-        if (!has_the_word(s)) return;
-        look(s);
-        if (has_gone(s)) return;
+    bool has_word = has_the_word(s);
+    look(s);
+    if (has_gone(s)) { /* it has spoken: also when mpirun, on a busy machine, takes its time to end the job */
+        if (s->n_ending++ < ENDING_LOOKS) return;
+    } else if (!has_word) {
+        if (s->n_silent++ < SILENT_LOOKS) return;
     }
     dprintf(STDERR_FILENO, "%s", message); /* the main thread may hold a stream's lock */
     cox_launch_wait_read();

@@ -530,6 +530,7 @@ static void accept_token(cox_engine *engine, cox__sequence *s, const float *logi
     if (s->first_token_s == 0) s->first_token_s = cox_now_s();
     bool ends = engine->events.on_token(engine->events.context, s->request.id, token,
                                         has_logprobs ? &logprobs : NULL);
+    if (s->is_cancelled) return; /* by its own callback */
     if (ends || (!s->request.ignore_eos && is_eos(model, token))) {
         finish(engine, s, COX_FINISH_STOP, NULL);
     } else if (s->n_tokens == s->n_limit && !cox__reports(s, s->n_limit - 1)) {
@@ -542,11 +543,12 @@ static void use_logits(cox_engine *engine, int32_t row, const float *logits)
 {
     cox__sequence *s = engine->batch.sequences[row];
     int32_t position = engine->batch.positions[row];
+    if (s->is_cancelled) return; /* in this step */
     if (cox__reports(s, position)) {
         engine->events.on_logits(engine->events.context, s->request.id, position, logits);
         s->n_reported = position + 1;
     }
-    if (position != s->n_tokens - 1) return;
+    if (s->is_cancelled || position != s->n_tokens - 1) return;
     if (s->n_tokens < s->n_limit) {
         accept_token(engine, s, logits);
     } else {
@@ -580,7 +582,7 @@ static void advance_sequences(cox_engine *engine)
         s->n_computed += s->n_scheduled;
         cox_kv_index(engine->kv, &s->table, s->tokens, s->n_computed, s->request.n_prompt);
         bool is_complete = s->n_computed == s->n_tokens && s->n_tokens == s->n_limit;
-        if (is_complete && !cox__reports(s, s->n_limit - 1)) finish_full(engine, s);
+        if (is_complete && !s->is_cancelled && !cox__reports(s, s->n_limit - 1)) finish_full(engine, s);
     }
 }
 

@@ -150,8 +150,9 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
 /*
  * Ends the sequences with this id, waiting, in their prompt or generating, whatever they have so far: on_done
  * comes once, with CANCELLED, at the beginning of the next step (their last event), and their pages and plans
- * are free in that step. Rows that another sequence shares are not lost. May be called from a callback. Of an
- * id that is not there (any more): nothing.
+ * are free in that step. No on_token or on_logits comes any more; a step that is under way may still show
+ * routes and rows. Rows that another sequence shares are not lost. May be called from a callback, but for
+ * on_entry. Of an id that is not there (any more): nothing.
  */
 void cox_engine_cancel(cox_engine *engine, uint64_t id);
 

@@ -37,8 +37,7 @@ struct running {
     cox_logit_bias *biases; /* of the request, as the sampler takes them */
     cox__echo *echo;        /* NULL: not wanted */
     int32_t n, n_left;      /* answers, and those that are not there */
-    bool is_cancelled;
-    cox_status failed; /* what a callback could not return; with the message */
+    cox_status failed;      /* what a callback could not return; with the message */
     char *problem;
     stream **streams;     /* [n] NULL: not running */
     cox_record **records; /* [n] of the answers that are there */
@@ -230,7 +229,7 @@ static bool ends_generation(const stream *s, int32_t token)
     return false;
 }
 
-static bool on_token(void *context, uint64_t id, int32_t token, const cox_logprobs *logprobs)
+static bool stream_on_token(void *context, uint64_t id, int32_t token, const cox_logprobs *logprobs)
 {
     cox_session *session = context;
     stream *s = (stream *)(uintptr_t)id;
@@ -245,8 +244,8 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return s->has_stopped || status != COX_OK;
 }
 
-static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
-                      const cox_traced_route *routes)
+static void stream_on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
+                             const cox_traced_route *routes)
 {
     (void)context;
     const stream *s = (const stream *)(uintptr_t)id;
@@ -254,7 +253,7 @@ static void on_routes(void *context, uint64_t id, int32_t layer, int32_t positio
 }
 
 /* Of the prompt, for its echo: only the first answer asks for them. */
-static void on_logits(void *context, uint64_t id, int32_t position, const float *logits)
+static void stream_on_logits(void *context, uint64_t id, int32_t position, const float *logits)
 {
     cox_session *session = context;
     const stream *s = (const stream *)(uintptr_t)id;
@@ -287,8 +286,24 @@ static cox_status name_routes(cox_record *record, int32_t index)
     return status;
 }
 
+/* What an answer says that has been generated, whole or cut. */
+static cox_status fill_answer(cox_record *record, stream *s, const cox_sequence_result *result)
+{
+    cox_status status = name_routes(record, s->index);
+    if (status == COX_OK) status = stream_flush(s);
+    if (status != COX_OK) return status;
+    bool is_stop = s->has_stopped || result->finish == COX_FINISH_STOP;
+    const char *reason = result->finish == COX_FINISH_CANCELLED ? "cancelled" : is_stop ? "stop" : "length";
+    status = cox_request_set(&record->finish_reason, reason);
+    if (status == COX_OK && s->telemetry) status = cox__telemetry_report(s->telemetry, result, record);
+    move_text(s, record);
+    return status;
+}
+
+/* Errors: NO_MEMORY for what a failure has to say. */
 static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_result *result)
 {
+    running *r = s->of;
     record->n_prompt = result->n_prompt;
     record->n_generated = result->n_generated;
     record->n_cached = result->n_cached;
@@ -296,22 +311,12 @@ static cox_status fill_record(cox_record *record, stream *s, const cox_sequence_
     record->prompt_s = result->prompt_s;
     record->generate_s = result->generate_s;
     cox_status status = cox_request_set(&record->digest, result->digest);
-    if (status == COX_OK) status = name_routes(record, s->index);
-    if (status != COX_OK) return status;
-    if (result->finish == COX_FINISH_ERROR) {
-        return cox_record_set_error(record, COX_INTERNAL,
-                                    result->error ? result->error : "generation failed");
-    }
-    if (s->of->failed != COX_OK)
-        return cox_record_set_error(record, s->of->failed, s->of->problem ? s->of->problem : "out of memory");
-    status = stream_flush(s);
-    if (status != COX_OK) return cox_record_set_error(record, status, cox_status_message());
-    bool is_stop = s->has_stopped || result->finish == COX_FINISH_STOP;
-    const char *reason = result->finish == COX_FINISH_CANCELLED ? "cancelled" : is_stop ? "stop" : "length";
-    status = cox_request_set(&record->finish_reason, reason);
-    if (status == COX_OK && s->telemetry) status = cox__telemetry_report(s->telemetry, result, record);
-    move_text(s, record);
-    return status;
+    if (status == COX_OK && result->finish == COX_FINISH_ERROR)
+        status = cox_fail(COX_INTERNAL, "%s", result->error ? result->error : "generation failed");
+    if (status == COX_OK && r->failed == COX_OK) status = fill_answer(record, s, result);
+    give_up(r, status);
+    if (r->failed == COX_OK) return COX_OK;
+    return cox_record_set_error(record, r->failed, r->problem ? r->problem : "out of memory");
 }
 
 /* The answers in one record, or the first failure among them. [out] *joined: the caller's, also on failure.
@@ -325,11 +330,12 @@ static cox_status join_records(running *r, cox_record **joined)
     cox_record *record = *joined = r->records[first];
     r->records[first] = NULL;
     if (record->status != COX_OK) return COX_OK;
-    if (r->echo && !r->is_cancelled && cox__echo_report(r->echo, record) != COX_OK)
-        return cox_record_set_error(record, COX_INTERNAL, cox_status_message());
-    if (r->n == 1) return COX_OK;
-    record->others = calloc((size_t)r->n, sizeof(cox_record *));
-    if (!record->others) return cox_no_memory("a running request");
+    cox_status status = r->echo ? cox__echo_report(r->echo, record) : COX_OK;
+    if (status == COX_OK && r->n > 1) {
+        record->others = calloc((size_t)r->n, sizeof(cox_record *));
+        if (!record->others) status = cox_no_memory("the answers of a request");
+    }
+    if (status != COX_OK) return cox_record_set_error(record, status, cox_status_message());
     for (int32_t i = 1; i < r->n; i++) {
         record->others[record->n_others++] = r->records[i];
         r->records[i] = NULL;
@@ -353,14 +359,19 @@ static cox_status put_record(running *r, int32_t index, cox_record *record)
     return status;
 }
 
-static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
+static void stream_on_done(void *context, uint64_t id, const cox_sequence_result *result)
 {
     cox_session *session = context;
     stream *s = (stream *)(uintptr_t)id;
-    cox_record *record = cox_record_create(s->of->request);
+    running *r = s->of;
+    if (result->finish == COX_FINISH_CANCELLED && s->index == 0) { /* the prompt may not be whole */
+        cox__echo_destroy(r->echo);
+        r->echo = NULL;
+    }
+    cox_record *record = cox_record_create(r->request);
     cox_status status = record ? fill_record(record, s, result) : COX_NO_MEMORY;
     if (status == COX_OK)
-        status = put_record(s->of, s->index, record);
+        status = put_record(r, s->index, record);
     else
         cox_record_destroy(record);
     if (status != COX_OK && session->failed == COX_OK) session->failed = status;
@@ -377,10 +388,10 @@ cox_status cox_session_create(cox_session **session, const cox_session_parts *pa
     s->events = *events;
     s->requests.next = s->requests.previous = &s->requests;
     const cox_engine_events engine_events = {.context = s,
-                                             .on_token = on_token,
-                                             .on_logits = on_logits,
-                                             .on_routes = on_routes,
-                                             .on_done = on_done};
+                                             .on_token = stream_on_token,
+                                             .on_logits = stream_on_logits,
+                                             .on_routes = stream_on_routes,
+                                             .on_done = stream_on_done};
     cox_status status =
         cox_engine_create(&s->engine, parts->model, parts->trunk, parts->kernels, parts->cluster,
                           parts->placement, parts->exchange, options, &engine_events);
@@ -555,9 +566,7 @@ cox_status cox_session_submit(cox_session *session, cox_request *request, cox_pl
 void cox_session_cancel(cox_session *session, uint64_t id)
 {
     for (running *r = session->requests.next; r != &session->requests; r = r->next) {
-        if (r->request->id != id) continue;
-        r->is_cancelled = true;
-        cancel_answers(r);
+        if (r->request->id == id) cancel_answers(r);
     }
 }
 

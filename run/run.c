@@ -309,6 +309,14 @@ cox_status cox_run_open(cox_run *run, const cox_run_options *options)
     return status;
 }
 
+cox_status cox_run_create_engine(cox_run *run, const cox_engine_options *options,
+                                 const cox_engine_events *events, cox_engine **engine)
+{
+    const cox_engine_options own = cox_run_engine_options(&run->options, run->layout.size);
+    return cox_engine_create(engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
+                             run->exchange, options ? options : &own, events);
+}
+
 /* --- The end --- */
 
 cox_status cox_run_finish(cox_run *run, cox_status mine)

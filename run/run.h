@@ -38,6 +38,11 @@ typedef struct cox_run {
  * ranks. Errors: any; "rank R on HOST: ..." where only some ranks failed. */
 cox_status cox_run_open(cox_run *run, const cox_run_options *options);
 
+/* An engine over what the run has loaded, on a coordinator. options: NULL for the run's own. Not collective.
+ * Errors: those of cox_engine_create. */
+cox_status cox_run_create_engine(cox_run *run, const cox_engine_options *options,
+                                 const cox_engine_events *events, cox_engine **engine);
+
 /* cox_cluster_agree. Collective. */
 cox_status cox_run_agree(cox_run *run, cox_status mine);
 

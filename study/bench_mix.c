@@ -336,8 +336,7 @@ static cox_status create_engine(bench *b)
     cox_run *run = b->run;
     cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     options.has_prefix_cache = false;
-    return cox_engine_create(&b->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
-                             run->exchange, &options, &events);
+    return cox_run_create_engine(run, &options, &events, &b->engine);
 }
 
 static void release(bench *b)

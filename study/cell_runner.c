@@ -225,8 +225,7 @@ static cox_status create_parts(cox_cell_runner *r)
         options.max_rows = usual.max_rows > options.prefill_chunk ? usual.max_rows : options.prefill_chunk;
         options.max_sequences = usual.max_sequences;
     }
-    return cox_engine_create(&r->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
-                             run->exchange, &options, &events);
+    return cox_run_create_engine(run, &options, &events, &r->engine);
 }
 
 cox_status cox_cell_runner_create(cox_cell_runner **runner, cox_run *run, const cox_cell_question *question)

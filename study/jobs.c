@@ -289,11 +289,9 @@ static cox_status create_engine(share *s)
                                       .on_routes = q->on_routes ? on_routes : NULL,
                                       .on_rows = q->on_rows ? on_rows : NULL,
                                       .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     cox_status status = take_memory(s);
     if (status != COX_OK) return status;
-    return cox_engine_create(&s->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
-                             run->exchange, &options, &events);
+    return cox_run_create_engine(run, NULL, &events, &s->engine);
 }
 
 static void release(share *s)

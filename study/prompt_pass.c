@@ -194,12 +194,10 @@ static cox_status create_engine(pass *p)
                                       .on_routes = on_routes,
                                       .on_rows = on_rows,
                                       .on_done = on_done};
-    cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     cox_status status = choose_positions(p);
     if (status == COX_OK) status = choose_mine(p);
     if (status != COX_OK) return status;
-    return cox_engine_create(&p->engine, run->model, &run->trunk, run->kernels, run->cluster, run->placement,
-                             run->exchange, &options, &events);
+    return cox_run_create_engine(run, NULL, &events, &p->engine);
 }
 
 static cox_status submit_next(pass *p)

@@ -142,6 +142,19 @@ early-stopped) # before MPI's start, where no rank can give a sign of life
     [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
     no_zombies
     ;;
+early-busy) # mpirun takes its time to pass on the verdict and to end the job: it is said once all the same
+    start 3 early-stopped
+    mpirun=$(pgrep -P "$pid")
+    sleep 3 # two looks before the verdict
+    kill -STOP "$mpirun"
+    sleep 11
+    kill -CONT "$mpirun"
+    finish 15
+    exits 10
+    says '^coxswain: rank 2 \(process [0-9]+ on .*\) is stopped; the job cannot start$'
+    [ "$(grep -vcE '^rank [0-9] pid' "$out")" -eq 1 ] || fail "noise"
+    no_zombies
+    ;;
 early-hung) # start_s 4
     start 3 early-hung sparse 8 4
     finish 15
@@ -265,13 +278,19 @@ END
     ;;
 stuck-mpirun) # that does not end although the job does is killed
     mkdir "$folder/bin"
-    printf '#!/bin/bash\necho "coxswain: a rank has said why the job ends" >&2\ntrap "" TERM\nexec sleep 30\n' >"$folder/bin/mpirun"
+    printf '#!/bin/bash\necho "coxswain: a rank has said why the job ends" >&2\ntrap "" TERM USR1\nexec sleep 30\n' >"$folder/bin/mpirun"
     chmod +x "$folder/bin/mpirun"
     PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1 &
     pid=$!
     finish 12
     exits 10
     [ ! -s "$out" ] || fail "noise"
+    PATH=$folder/bin:$PATH "$job" 2 ok >"$out" 2>&1 & # and one that was asked to end early goes on later
+    pid=$!
+    sleep 1
+    kill -USR1 "$pid"
+    finish 12
+    exits 75
     ;;
 no-mpirun)
     mkdir "$folder/empty"

@@ -215,6 +215,17 @@ const cox_worker *harness_worker(const harness *h)
     return h->worker;
 }
 
+cox_session_parts harness_session_parts(harness *h)
+{
+    return (cox_session_parts){.model = h->model,
+                               .trunk = &h->trunk,
+                               .kernels = h->kernels,
+                               .cluster = h->cluster,
+                               .placement = h->placement,
+                               .exchange = h->exchange,
+                               .no_tokenizer = "only ids go in and out"};
+}
+
 const char *harness_exchange_name(const harness *h)
 {
     return cox_exchange_name(h->exchange);

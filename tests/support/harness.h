@@ -5,7 +5,7 @@
 #ifndef COX_TESTS_SUPPORT_HARNESS_H
 #define COX_TESTS_SUPPORT_HARNESS_H
 
-#include "coordinator/engine.h"
+#include "coordinator/session.h"
 #include "worker/worker.h"
 
 typedef struct harness_config {
@@ -57,6 +57,8 @@ const cox_model *harness_model(const harness *h);
 cox_engine *harness_engine(harness *h);
 /* NULL on ranks without experts. */
 const cox_worker *harness_worker(const harness *h);
+/* On a coordinator: for a session beside the harness's engine, without words. Valid until harness_close. */
+cox_session_parts harness_session_parts(harness *h);
 const char *harness_exchange_name(const harness *h);
 const char *harness_kernels_name(const harness *h);
 

@@ -142,6 +142,69 @@ static void test_cancelled_sequences_leave_nothing(void **state)
     harness_close(h);
 }
 
+/* --- Cancelled within a step: by a callback, also that of another sequence --- */
+
+static struct {
+    cox_engine *engine;
+    bool is_cancelled[8];
+    int n_tokens[8], n_done[8], n_late;
+    cox_finish finish[8];
+} caller;
+
+/* The second token of sequence 0 is the last that anybody hears of. */
+static bool cancel_all(void *context, uint64_t id, int32_t token, const cox_logprobs *logprobs)
+{
+    (void)context, (void)token, (void)logprobs;
+    caller.n_late += caller.is_cancelled[id];
+    caller.n_tokens[id]++;
+    if (id != 0 || caller.n_tokens[0] < 2) return false;
+    for (uint64_t i = 0; i < 8; i++) {
+        caller.is_cancelled[i] = true;
+        cox_engine_cancel(caller.engine, i);
+    }
+    return true;
+}
+
+static void note_end(void *context, uint64_t id, const cox_sequence_result *result)
+{
+    (void)context;
+    caller.n_done[id]++;
+    caller.finish[id] = result->finish;
+}
+
+static void test_a_callback_may_cancel(void **state)
+{
+    (void)state;
+    harness *h = open_with(cox_engine_options_defaults());
+    cox_engine *engine = caller.engine = harness_engine(h);
+    engine->events.on_token = cancel_all;
+    engine->events.on_done = note_end;
+    for (uint64_t i = 0; i < 8; i++) { /* of those behind 0, some would end with their second token too */
+        cox_sequence_request r = {.id = i,
+                                  .prompt = g->prompt,
+                                  .n_prompt = g->n_prompt,
+                                  .max_tokens = 2 + (int32_t)i % 3,
+                                  .sampling = cox_sampling_defaults(),
+                                  .ignore_eos = true};
+        assert_int_equal(cox_engine_submit(engine, &r), COX_OK);
+    }
+    while (!caller.is_cancelled[0]) assert_int_equal(cox_engine_step(engine), COX_OK);
+    for (int i = 0; i < 8; i++) assert_int_equal(caller.n_done[i], 0);
+    assert_int_equal(cox_engine_n_sequences(engine), 8);
+    uint64_t n_steps = engine->counters.steps;
+    assert_int_equal(cox_engine_step(engine), COX_OK);
+    assert_int_equal(cox_engine_n_sequences(engine), 0);
+    assert_true(engine->counters.steps == n_steps); /* nothing is computed for nobody */
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(caller.n_done[i], 1);
+        assert_int_equal(caller.finish[i], COX_FINISH_CANCELLED);
+    }
+    assert_int_equal(caller.n_late, 0);
+    assert_int_equal(cox_kv_n_free_pages(engine->kv), engine->kv_shape.n_pages);
+    assert_int_equal(harness_finish(h), COX_OK);
+    harness_close(h);
+}
+
 static void test_prefixes_are_reused(void **state)
 {
     (void)state;
@@ -291,6 +354,7 @@ int main(void)
         cmocka_unit_test(test_the_step_takes_nothing_from_the_heap),
         cmocka_unit_test(test_sequences_that_lose_their_pages_come_back_the_same),
         cmocka_unit_test(test_cancelled_sequences_leave_nothing),
+        cmocka_unit_test(test_a_callback_may_cancel),
         cmocka_unit_test(test_prefixes_are_reused),
         cmocka_unit_test(test_logits_from_a_position_on),
         cmocka_unit_test(test_logits_of_the_prompt_only),

@@ -120,6 +120,7 @@ cox_status cox_engine_step(cox_engine *engine)
         int32_t token = is_over ? 0 : said.script.ids[n]; /* 0 is the model's eos id below */
         const cox_logprobs logprobs = {.token = -0.5f, .n = 1, .ids = {token}, .values = {-0.5f}};
         bool stops = engine->events.on_token(engine->events.context, said.ids[i], token, &logprobs);
+        if (said.is_cancelled[i]) continue; /* by its own callback: it ends in the next step */
         if (stops || is_over) {
             end_sequence(engine, i, COX_FINISH_STOP);
         } else if (said.n_said[i] == said.n_most[i]) {
@@ -422,6 +423,36 @@ static void test_a_cancelled_request(void **state)
     cox_session_destroy(session);
 }
 
+/* The echo of a whole prompt is told with the answers that are cut; of a prompt that was cut there is none.
+ */
+static void test_a_cancelled_request_with_echo(void **state)
+{
+    (void)state;
+    for (int is_whole = 0; is_whole < 2; is_whole++) {
+        heard h = {0};
+        said.n_sequences = 0;
+        said.script.n = 0;
+        assert_int_equal(cox_tokenizer_encode(tokenizer, "one two three four", 18, false, &said.script),
+                         COX_OK);
+        cox_session *session = open_session(&h, NULL);
+        cox_request *request = make_request(NULL);
+        request->n_choices = 2;
+        request->echo = 1;
+        assert_int_equal(cox_session_submit(session, request, NULL), COX_OK);
+        said.n_most[0] = 1; /* the first answer, whose prompt it is, ends early */
+        for (int i = 0; i < 2 * is_whole; i++) assert_int_equal(cox_session_step(session), COX_OK);
+        assert_int_equal(h.n_records, 0);
+        cox_session_cancel(session, 5);
+        assert_int_equal(cox_session_step(session), COX_OK);
+        assert_int_equal(h.n_records, 1);
+        assert_int_equal(h.record->has_echo, is_whole);
+        assert_string_equal(h.record->finish_reason, is_whole ? "length" : "cancelled");
+        assert_string_equal(h.record->others[0]->finish_reason, "cancelled");
+        cox_record_destroy(h.record);
+        cox_session_destroy(session);
+    }
+}
+
 /* What one request's callback cannot do ends that request: its record says why, and the session goes on. */
 static void test_a_failed_callback_ends_its_request(void **state)
 {
@@ -605,6 +636,7 @@ int main(void)
         cmocka_unit_test(test_several_answers_make_one_record),
         cmocka_unit_test(test_one_failed_answer_fails_the_request),
         cmocka_unit_test(test_a_cancelled_request),
+        cmocka_unit_test(test_a_cancelled_request_with_echo),
         cmocka_unit_test(test_a_failed_callback_ends_its_request),
         cmocka_unit_test(test_echo),
         cmocka_unit_test(test_lengths_and_logprobs),
