@@ -210,7 +210,7 @@ static cox_status report(const cox_run *run, const cox_mix_options *o, const cox
 /* --- The command --- */
 
 /* The batch must fit the model; without --kv-memory the KV cache is made to hold all of it. */
-static cox_status prepare(cox_run_options *options, const cox_mix_options *o)
+static cox_status mix_prepare(cox_run_options *options, const cox_mix_options *o)
 {
     cox_model *model = NULL;
     cox_status status = cox_model_open(&model, options->model);
@@ -237,7 +237,7 @@ static cox_status bench_mix(const cox_options *options)
                                  .n_rounds = (int32_t)options->n_rounds,
                                  .seed = (uint64_t)options->seed,
                                  .norm = options->relative_norm};
-    cox_status status = prepare(&of_run, &mix);
+    cox_status status = mix_prepare(&of_run, &mix);
     cox_run run;
     if (status == COX_OK) status = cox_run_open(&run, &of_run);
     if (status != COX_OK) return status;

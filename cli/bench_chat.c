@@ -43,7 +43,7 @@ static cox_status make_chat(cox_request **request, int64_t number)
     return status;
 }
 
-static cox_status prepare(bench *b)
+static cox_status chat_prepare(bench *b)
 {
     const cox_prompting prompting = cox_options_of_prompting(b->options);
     size_t n = (size_t)b->options->n_requests;
@@ -124,7 +124,7 @@ cox_status cox_bench_chat(const cox_options *options)
 {
     bench b = {.options = options};
     cox_status status = cox_chat_process_start(&b.process, options->python);
-    if (status == COX_OK) status = prepare(&b);
+    if (status == COX_OK) status = chat_prepare(&b);
     if (status == COX_OK) status = run_round(&b, NULL);
     for (int64_t r = 0; r < options->n_rounds && status == COX_OK; r++)
         status = run_round(&b, b.seconds + r * options->n_requests);

@@ -99,7 +99,7 @@ static cox_status read_prompts(generate *g)
 }
 
 /* Plans are read and the folder is made before any token. */
-static cox_status prepare(generate *g)
+static cox_status generate_prepare(generate *g)
 {
     const cox_options *options = g->options;
     cox_status status = read_prompts(g);
@@ -363,7 +363,7 @@ static cox_status agree_on_end(cox_run *run, generate *g)
     return cox_run_agree(run, status);
 }
 
-static void release(generate *g)
+static void generate_release(generate *g)
 {
     for (size_t i = 0; i < g->n; i++) {
         free(g->prompts[i]);
@@ -390,7 +390,7 @@ cox_status cox_command_generate(const cox_options *options)
     generate g = {
         .options = &used, .prompting = &of_run.prompting, .cluster = run.cluster, .model = run.model};
     if (cox_run_is_front(&run)) status = cox_generation_apply(&used, run.model);
-    if (cox_run_is_front(&run) && status == COX_OK) status = prepare(&g);
+    if (cox_run_is_front(&run) && status == COX_OK) status = generate_prepare(&g);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) {
         if (cox_run_is_front(&run)) announce(&g);
@@ -406,6 +406,6 @@ cox_status cox_command_generate(const cox_options *options)
     bool is_front = cox_run_is_front(&run);
     cox_run_close(&run, options->has_stats && status == COX_OK);
     if (status == COX_OK && is_front) status = first_failure(&g);
-    release(&g);
+    generate_release(&g);
     return status;
 }

@@ -121,7 +121,7 @@ static cox_status close_output(logits *l)
     return status;
 }
 
-static void release(logits *l)
+static void logits_release(logits *l)
 {
     if (l->file >= 0) close(l->file);
     if (l->temporary) unlink(l->temporary);
@@ -141,7 +141,7 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return true;
 }
 
-static void on_logits(void *context, uint64_t id, int32_t position, const float *row)
+static void on_row(void *context, uint64_t id, int32_t position, const float *row)
 {
     logits *l = context;
     (void)id;
@@ -151,7 +151,7 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
     cox_progress_update(&l->bar, (uint64_t)position + 1, l->n_tokens, NULL);
 }
 
-static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
+static void on_end(void *context, uint64_t id, const cox_sequence_result *result)
 {
     logits *l = context;
     (void)id;
@@ -209,7 +209,7 @@ static cox_status read_plan(logits *l, const cox_model *model)
     return status;
 }
 
-static cox_status prepare(logits *l, cox_run *run, cox_engine **engine)
+static cox_status logits_prepare(logits *l, cox_run *run, cox_engine **engine)
 {
     l->vocab_size = run->model->vocab_size;
     cox_status status = read_tokens(l);
@@ -217,7 +217,7 @@ static cox_status prepare(logits *l, cox_run *run, cox_engine **engine)
     if (status == COX_OK) status = open_output(l);
     if (status != COX_OK) return status;
     const cox_engine_events events = {
-        .context = l, .on_token = on_token, .on_logits = on_logits, .on_done = on_done};
+        .context = l, .on_token = on_token, .on_logits = on_row, .on_done = on_end};
     return cox_run_create_engine(run, NULL, &events, engine);
 }
 
@@ -234,7 +234,7 @@ cox_status cox_command_logits(const cox_options *options)
     logits l = {.options = options, .cluster = run.cluster, .file = -1};
     cox_engine *engine = NULL;
     bool is_front = cox_run_is_front(&run);
-    if (is_front) status = prepare(&l, &run, &engine);
+    if (is_front) status = logits_prepare(&l, &run, &engine);
     status = cox_run_agree(&run, status);
     if (status == COX_OK) {
         cox_status computed = is_front ? compute(&l, &run, engine) : COX_OK;
@@ -243,6 +243,6 @@ cox_status cox_command_logits(const cox_options *options)
     }
     cox_engine_destroy(engine);
     cox_run_close(&run, options->has_stats && status == COX_OK);
-    release(&l);
+    logits_release(&l);
     return status;
 }

@@ -78,7 +78,7 @@ static void share_hosts(cox_cluster *c)
     }
 }
 
-static cox_status take_memory(cox_cluster *c, const cox_cluster_options *options)
+static cox_status cluster_take_memory(cox_cluster *c, const cox_cluster_options *options)
 {
     int32_t first = options->experts_on_all || c->size == 1 ? 0 : c->n_coordinators;
     c->n_expert_ranks = c->size - first;
@@ -99,7 +99,7 @@ static cox_status fill(cox_cluster *c, const cox_cluster_options *options)
     c->n_coordinators = options->n_coordinators;
     c->hang_s = options->hang_s;
     c->start_s = options->start_s;
-    status = take_memory(c, options);
+    status = cluster_take_memory(c, options);
     if (status != COX_OK) {
         if (c->size == 1) return status;
         cox_cluster_abort(c, status); /* the others are already on their way */

@@ -177,7 +177,7 @@ static cox_status take_lanes(cox_exchange *x, sizes s)
     return COX_OK;
 }
 
-static cox_status take_memory(cox_exchange *x)
+static cox_status exchange_take_memory(cox_exchange *x)
 {
     sizes s = sizes_of(&x->options, x->n_destinations);
     x->inbox_words = s.inbox_words;
@@ -251,7 +251,7 @@ cox_status cox_exchange_create(cox_exchange **exchange, cox_cluster *cluster,
     }
     cox_status status = cox_cluster_agree(cluster, check_options(x));
     if (status == COX_OK) status = check_same(x);
-    if (status == COX_OK) status = cox_cluster_agree(cluster, take_memory(x));
+    if (status == COX_OK) status = cox_cluster_agree(cluster, exchange_take_memory(x));
     if (status == COX_OK && cluster->size > 1) MPI_Comm_dup(cluster->control, &x->comm);
     if (status == COX_OK) status = choose_backend(x);
     if (status != COX_OK) {

@@ -179,7 +179,7 @@ size_t cox_engine_bytes(const cox_model *model, const cox_kernels *kernels, cons
     return take_buffers(&probe, NULL, n_threads, &failed) + cox_kv_cache_bytes(&shape);
 }
 
-static cox_status take_memory(cox_engine *e)
+static cox_status engine_take_memory(cox_engine *e)
 {
     bool failed = false;
     cox_kv_shape shape = kv_shape(e->model, &e->options);
@@ -234,7 +234,7 @@ cox_status cox_engine_create(cox_engine **engine, const cox_model *model, const 
                           .slot_rows = cox_engine_slot_rows(options),
                           .row_width = (size_t)model->d_model + COX_ROW_TAIL};
         e->waiting_end = &e->waiting;
-        status = take_memory(e);
+        status = engine_take_memory(e);
     }
     if (status == COX_OK) {
         *engine = e;

@@ -434,7 +434,7 @@ static cox_status open_both(cox_journal *j, const cox_journal_options *options)
     return status == COX_OK && goes_on ? read_results(j, options) : status;
 }
 
-static void release(cox_journal *j)
+static void journal_release(cox_journal *j)
 {
     if (j->results_fd >= 0) close(j->results_fd);
     if (j->fd >= 0) close(j->fd); /* unlocks */
@@ -455,7 +455,7 @@ cox_status cox_journal_open(cox_journal **journal, const cox_journal_options *op
     }
     cox_status status = open_both(j, options);
     if (status != COX_OK) {
-        release(j);
+        journal_release(j);
         return status;
     }
     j->synced_s = cox_now_s();
@@ -481,6 +481,6 @@ cox_status cox_journal_close(cox_journal *j)
 {
     if (!j) return COX_OK;
     cox_status status = j->n_synced == j->n_results ? COX_OK : sync_both(j);
-    release(j);
+    journal_release(j);
     return status;
 }

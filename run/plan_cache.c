@@ -34,7 +34,7 @@ cox_status cox_plan_cache_create(cox_plan_cache **steer, const cox_model *model,
     return COX_OK;
 }
 
-static void release(compiled *c)
+static void compiled_release(compiled *c)
 {
     free(c->json);
     free(c->folder);
@@ -44,7 +44,7 @@ static void release(compiled *c)
 void cox_plan_cache_destroy(cox_plan_cache *steer)
 {
     if (!steer) return;
-    for (size_t i = 0; i < steer->n_kept; i++) release(&steer->kept[i]);
+    for (size_t i = 0; i < steer->n_kept; i++) compiled_release(&steer->kept[i]);
     free(steer->kept);
     free(steer);
 }
@@ -123,7 +123,7 @@ cox_status cox_plan_cache_compile(cox_plan_cache *steer, const char *json, const
         }
     }
     if (status == COX_OK) *plan = cox_plan_share(c->plan);
-    if (!is_kept) release(&fresh);
+    if (!is_kept) compiled_release(&fresh);
     return status;
 }
 

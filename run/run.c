@@ -18,7 +18,7 @@ cox_status cox_run_agree(cox_run *run, cox_status mine)
     return cox_cluster_agree(run->cluster, mine);
 }
 
-static void release(cox_run *run)
+static void run_release(cox_run *run)
 {
     cox_exchange_destroy(run->exchange);
     cox_worker_destroy(run->worker);
@@ -305,7 +305,7 @@ cox_status cox_run_open(cox_run *run, const cox_run_options *options)
     if (status == COX_OK) status = check_memory(run);
     if (status == COX_OK) status = load(run);
     if (status == COX_OK) status = create_exchange(run);
-    if (status != COX_OK) release(run);
+    if (status != COX_OK) run_release(run);
     return status;
 }
 
@@ -362,5 +362,5 @@ static void print_ranks(cox_run *run)
 void cox_run_close(cox_run *run, bool wants_table)
 {
     if (wants_table) print_ranks(run);
-    release(run);
+    run_release(run);
 }

@@ -154,7 +154,7 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return false;
 }
 
-static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
+static void on_mix_done(void *context, uint64_t id, const cox_sequence_result *result)
 {
     bench *b = context;
     b->n_done++;
@@ -308,7 +308,7 @@ static cox_status run_rounds(bench *b, cox_mix_result *result)
 
 /* --- Begin and end --- */
 
-static cox_status take_memory(bench *b, cox_mix_result *result)
+static cox_status mix_take_memory(bench *b, cox_mix_result *result)
 {
     const cox_mix_options *o = b->options;
     size_t n_norms = COX_N_MIXES * (size_t)b->run->model->n_layers;
@@ -332,14 +332,14 @@ static cox_status take_memory(bench *b, cox_mix_result *result)
 
 static cox_status create_engine(bench *b)
 {
-    const cox_engine_events events = {.context = b, .on_token = on_token, .on_done = on_done};
+    const cox_engine_events events = {.context = b, .on_token = on_token, .on_done = on_mix_done};
     cox_run *run = b->run;
     cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     options.has_prefix_cache = false;
     return cox_run_create_engine(run, &options, &events, &b->engine);
 }
 
-static void release(bench *b)
+static void mix_release(bench *b)
 {
     cox_engine_destroy(b->engine);
     for (int32_t k = 0; b->plans && k < b->n; k++) cox_plan_free(b->plans[k]);
@@ -357,11 +357,11 @@ cox_status cox_mix_run(cox_run *run, const cox_mix_options *options, cox_mix_res
     bench b = {.run = run, .options = options, .first = run->rank};
     b.n = (options->n_requests - run->rank + n_coordinators - 1) / n_coordinators;
     *result = (cox_mix_result){0};
-    cox_status status = take_memory(&b, result);
+    cox_status status = mix_take_memory(&b, result);
     if (status == COX_OK) status = write_vectors(&b);
     if (status == COX_OK) status = create_engine(&b);
     if (status == COX_OK) status = run_rounds(&b, result);
     if (b.engine) run->counters = *cox_engine_counters(b.engine);
-    release(&b);
+    mix_release(&b);
     return status;
 }

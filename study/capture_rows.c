@@ -88,7 +88,7 @@ static cox_status take_routes(shards *s)
     return COX_OK;
 }
 
-static cox_status take_memory(shards *s)
+static cox_status shards_take_memory(shards *s)
 {
     cox_status status = divide(s);
     if (status == COX_OK) status = cox_capture_check_room(s->n_most_rows * row_bytes(s->c));
@@ -134,8 +134,8 @@ static void on_row(void *context, const cox_pass_prompt *prompt, cox_site site, 
     memcpy(s->rows + column->first * n_rows + (row * n_units + unit) * width, h, width * sizeof *h);
 }
 
-static void on_routes(void *context, const cox_pass_prompt *prompt, int32_t layer, int32_t place,
-                      const cox_traced_route *traced)
+static void on_shards_routes(void *context, const cox_pass_prompt *prompt, int32_t layer, int32_t place,
+                             const cox_traced_route *traced)
 {
     shards *s = context;
     const routes *r = &s->routes[layer];
@@ -236,7 +236,7 @@ static cox_status write_shard(shards *s, int32_t block)
     return status;
 }
 
-static cox_status on_done(void *context, const cox_pass_prompt *prompt)
+static cox_status on_shards_done(void *context, const cox_pass_prompt *prompt)
 {
     shards *s = context;
     const cox_capture *c = s->c;
@@ -269,9 +269,9 @@ cox_status cox_capture_rows(cox_capture *c, json_t **list)
                                 .window = SHARD_PROMPTS,
                                 .is_by_block = true,
                                 .row = on_row,
-                                .routes = on_routes,
-                                .done = on_done};
-    cox_status status = take_memory(&s);
+                                .routes = on_shards_routes,
+                                .done = on_shards_done};
+    cox_status status = shards_take_memory(&s);
     bool has_work = c->run->rank < c->n_blocks && cox_cluster_is_coordinator(c->run->cluster);
     if (status == COX_OK && has_work) start_shard(&s, c->run->rank);
     status = cox_capture_run(c, &sink, c->options->has_routes, status);

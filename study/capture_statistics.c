@@ -73,7 +73,7 @@ static void on_row(void *context, const cox_pass_prompt *prompt, cox_site site, 
     cox_moments_add(at.count, at.mean, at.squares, h, (size_t)column->width);
 }
 
-static cox_status on_done(void *context, const cox_pass_prompt *prompt)
+static cox_status on_statistics_done(void *context, const cox_pass_prompt *prompt)
 {
     statistics *s = context;
     double *set = s->prompts + (size_t)(prompt->index % s->window) * set_size(s);
@@ -103,7 +103,7 @@ static cox_status divide(statistics *s)
     return COX_OK;
 }
 
-static cox_status take_memory(statistics *s)
+static cox_status statistics_take_memory(statistics *s)
 {
     cox_capture *c = s->c;
     int32_t n_coordinators = cox_cluster_n_coordinators(c->run->cluster);
@@ -216,9 +216,9 @@ static cox_status gather(statistics *s)
 cox_status cox_capture_statistics(cox_capture *c)
 {
     statistics s = {.c = c, .window = 1};
-    cox_status status = take_memory(&s);
+    cox_status status = statistics_take_memory(&s);
     const cox_pass_sink sink = {
-        .context = &s, .name = "capture", .window = s.window, .row = on_row, .done = on_done};
+        .context = &s, .name = "capture", .window = s.window, .row = on_row, .done = on_statistics_done};
     status = cox_capture_run(c, &sink, false, status);
     if (status == COX_OK) status = gather(&s);
     free(s.classes);

@@ -70,7 +70,7 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return false;
 }
 
-static void on_logits(void *context, uint64_t id, int32_t position, const float *logits)
+static void on_cells_logits(void *context, uint64_t id, int32_t position, const float *logits)
 {
     cox_cell_runner *r = context;
     slot *s = slot_of(r, id);
@@ -86,8 +86,8 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
         s->kl[p] = cox_kl_from(r->p + first, r->log_p + first, logits, whole, vocab_size);
 }
 
-static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
-                      const cox_traced_route *routes)
+static void on_cells_routes(void *context, uint64_t id, int32_t layer, int32_t position,
+                            const cox_traced_route *routes)
 {
     cox_cell_runner *r = context;
     int32_t p = prompt_of(r, id), top_k = r->run->model->router.top_k;
@@ -114,7 +114,7 @@ static void on_entry(void *context, uint64_t id, int32_t position, float *x)
                           r->lengths[p], x);
 }
 
-static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
+static void on_cells_done(void *context, uint64_t id, const cox_sequence_result *result)
 {
     cox_cell_runner *r = context;
     slot *s = slot_of(r, id);
@@ -213,11 +213,11 @@ static cox_status create_parts(cox_cell_runner *r)
     if (status != COX_OK) return status;
     const cox_engine_events events = {.context = r,
                                       .on_token = on_token,
-                                      .on_logits = on_logits,
-                                      .on_routes = on_routes,
+                                      .on_logits = on_cells_logits,
+                                      .on_routes = on_cells_routes,
                                       .on_rows = on_rows,
                                       .on_entry = on_entry,
-                                      .on_done = on_done};
+                                      .on_done = on_cells_done};
     cox_engine_options options = cox_run_engine_options(&run->options, run->layout.size);
     if (r->question->is_plain) {
         const cox_engine_options usual = cox_engine_options_defaults();

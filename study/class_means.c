@@ -67,7 +67,7 @@ static void keep_rows(means *m, int32_t number, const double *part, double n_row
 }
 
 /* Adds the rows of the next prompt in order to its block. */
-static cox_status on_done(void *context, const cox_pass_prompt *prompt)
+static cox_status on_means_done(void *context, const cox_pass_prompt *prompt)
 {
     means *m = context;
     const cox_class_question *q = m->question;
@@ -140,7 +140,7 @@ static cox_status take_sums(means *m, int32_t n_mine_prompts)
 }
 
 /* Which block each prompt belongs to, on every rank; and this coordinator's memory. */
-static cox_status prepare(means *m)
+static cox_status means_prepare(means *m)
 {
     int32_t rank = m->run->rank, n_coordinators = cox_cluster_n_coordinators(m->run->cluster), n_mine = 0;
     m->blocks = malloc(((size_t)m->work.n + 1) * sizeof *m->blocks);
@@ -177,7 +177,7 @@ static cox_status share_filter(means *m)
 static cox_status run_prompts(means *m)
 {
     const cox_class_question *q = m->question;
-    const cox_status status = prepare(m);
+    const cox_status status = means_prepare(m);
     const cox_pass_question question = {.sites = m->sites,
                                         .experts = m->experts,
                                         .is_counterfactual = q->site == COX_SITE_EXPERT_OUT,
@@ -189,7 +189,7 @@ static cox_status run_prompts(means *m)
                                 .window = m->window,
                                 .row = on_row,
                                 .last_logits = on_last_logits,
-                                .done = on_done};
+                                .done = on_means_done};
     return cox_pass_run(m->run, &m->work, &question, m->blocks, q->prompts, &sink, status);
 }
 

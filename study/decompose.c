@@ -106,8 +106,8 @@ static float *gate_of(const context *c, const cox_job *job, void *scratch, int32
     return gates + (size_t)(position - from) * (size_t)c->shape.n_experts + expert;
 }
 
-static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
-                          cox_sequence_request *request)
+static cox_status decompose_prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
+                                    cox_sequence_request *request)
 {
     const context *c = of;
     int32_t n, from = first_position(c, job, &n);
@@ -127,8 +127,8 @@ static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *s
     return COX_OK;
 }
 
-static void on_routes(void *of, const cox_job *job, void *result, void *scratch, int32_t layer,
-                      int32_t position, const cox_traced_route *routes)
+static void on_decompose_routes(void *of, const cox_job *job, void *result, void *scratch, int32_t layer,
+                                int32_t position, const cox_traced_route *routes)
 {
     const context *c = of;
     int32_t n, from = first_position(c, job, &n);
@@ -138,8 +138,8 @@ static void on_routes(void *of, const cox_job *job, void *result, void *scratch,
         *gate_of(c, job, scratch, position, routes[j].expert) = routes[j].weight;
 }
 
-static void on_logits(void *of, const cox_job *job, const int32_t *tokens, int32_t variant, void *result,
-                      void *scratch, int32_t position, const float *logits)
+static void on_decompose_logits(void *of, const cox_job *job, const int32_t *tokens, int32_t variant,
+                                void *result, void *scratch, int32_t position, const float *logits)
 {
     const context *c = of;
     (void)tokens, (void)scratch;
@@ -386,7 +386,7 @@ static cox_status read_inputs(inputs *in, const cox_run *run)
     return status;
 }
 
-static cox_status take_memory(context *c, const void *data)
+static cox_status decompose_take_memory(context *c, const void *data)
 {
     const cox_model *model = c->model;
     c->shared = data;
@@ -418,7 +418,7 @@ static cox_status measure(inputs *in, cox_run *run)
     void *results = NULL;
     cox_status status = cox_cluster_broadcast(run->cluster, 0, &in->data, &in->n_bytes);
     if (status != COX_OK) return status;
-    status = cox_run_agree(run, take_memory(&c, in->data));
+    status = cox_run_agree(run, decompose_take_memory(&c, in->data));
     size_t scratch_bytes = scratch_bytes_of(&c);
     int32_t n_variants = (int32_t)c.shared->n_variants;
     const cox_job_question question = {.label = "decompose",
@@ -429,9 +429,9 @@ static cox_status measure(inputs *in, cox_run *run)
                                            (cox_parts_n(c.shape) + (size_t)n_variants) * sizeof(double),
                                        .scratch_bytes = scratch_bytes,
                                        .n_at_once = jobs_at_once(scratch_bytes, n_variants),
-                                       .prepare = prepare,
-                                       .on_logits = on_logits,
-                                       .on_routes = on_routes,
+                                       .prepare = decompose_prepare,
+                                       .on_logits = on_decompose_logits,
+                                       .on_routes = on_decompose_routes,
                                        .on_rows = on_rows,
                                        .finish = finish};
     if (status == COX_OK) status = cox_jobs_run(run, &in->jobs, &question, &results);

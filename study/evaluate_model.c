@@ -63,8 +63,8 @@ static size_t scratch_bytes(const context *c)
     return ((size_t)c->shared->n_positions * of_position + 7) / 8 * 8;
 }
 
-static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
-                          cox_sequence_request *request)
+static cox_status evaluate_prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
+                                   cox_sequence_request *request)
 {
     const context *c = of;
     (void)scratch;
@@ -72,8 +72,8 @@ static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *s
     return variant == STEERED ? cox_plan_fix_positions(c->plan, job->n_prompt, &request->plan) : COX_OK;
 }
 
-static void on_logits(void *of, const cox_job *job, const int32_t *tokens, int32_t variant, void *out,
-                      void *scratch, int32_t position, const float *logits)
+static void on_evaluate_logits(void *of, const cox_job *job, const int32_t *tokens, int32_t variant,
+                               void *out, void *scratch, int32_t position, const float *logits)
 {
     const context *c = of;
     result *r = out;
@@ -306,8 +306,8 @@ cox_status cox_evaluation_compute(cox_evaluation *e, cox_run *run)
                                            .n_at_once = (int32_t)(n_fit < 1             ? 1
                                                                   : n_fit > MAX_AT_ONCE ? MAX_AT_ONCE
                                                                                         : n_fit),
-                                           .prepare = prepare,
-                                           .on_logits = on_logits,
+                                           .prepare = evaluate_prepare,
+                                           .on_logits = on_evaluate_logits,
                                            .on_hits = on_hits,
                                            .finish = finish};
         status = cox_jobs_run(run, &jobs, &question, &results);

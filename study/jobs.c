@@ -97,7 +97,7 @@ static cox_status send_list(share *s, const cox_jobs *jobs)
     return COX_OK;
 }
 
-static cox_status take_memory(share *s)
+static cox_status share_take_memory(share *s)
 {
     const cox_job_question *q = s->question;
     s->first = s->run->rank, s->step = cox_cluster_n_coordinators(s->run->cluster);
@@ -138,7 +138,7 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return true;
 }
 
-static void on_logits(void *context, uint64_t id, int32_t position, const float *logits)
+static void on_share_logits(void *context, uint64_t id, int32_t position, const float *logits)
 {
     share *s = context;
     place *p = place_of(s, id);
@@ -147,8 +147,8 @@ static void on_logits(void *context, uint64_t id, int32_t position, const float 
                            scratch_of(s, p), position, logits);
 }
 
-static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
-                      const cox_traced_route *routes)
+static void on_share_routes(void *context, uint64_t id, int32_t layer, int32_t position,
+                            const cox_traced_route *routes)
 {
     share *s = context;
     place *p = place_of(s, id);
@@ -171,7 +171,7 @@ static cox_status blame(const share *s, cox_status status, const cox_job *job)
     return cox_fail_in(status, "%s: line %d", s->question->paths[job->file], (int)job->line);
 }
 
-static void on_done(void *context, uint64_t id, const cox_sequence_result *done)
+static void on_share_done(void *context, uint64_t id, const cox_sequence_result *done)
 {
     share *s = context;
     place *p = place_of(s, id);
@@ -285,16 +285,16 @@ static cox_status create_engine(share *s)
     const cox_job_question *q = s->question;
     const cox_engine_events events = {.context = s,
                                       .on_token = on_token,
-                                      .on_logits = q->on_logits ? on_logits : NULL,
-                                      .on_routes = q->on_routes ? on_routes : NULL,
+                                      .on_logits = q->on_logits ? on_share_logits : NULL,
+                                      .on_routes = q->on_routes ? on_share_routes : NULL,
                                       .on_rows = q->on_rows ? on_rows : NULL,
-                                      .on_done = on_done};
-    cox_status status = take_memory(s);
+                                      .on_done = on_share_done};
+    cox_status status = share_take_memory(s);
     if (status != COX_OK) return status;
     return cox_run_create_engine(run, NULL, &events, &s->engine);
 }
 
-static void release(share *s)
+static void share_release(share *s)
 {
     free(s->data);
     free(s->tokens);
@@ -318,6 +318,6 @@ cox_status cox_jobs_run(cox_run *run, const cox_jobs *jobs, const cox_job_questi
         if (status == COX_OK) status = gather(&s, results);
     }
     cox_engine_destroy(s.engine);
-    release(&s);
+    share_release(&s);
     return status;
 }

@@ -120,15 +120,15 @@ static void on_rows(void *context, uint64_t id, cox_site site, int32_t layer, in
     if (place >= 0) p->sink->row(p->sink->context, &p->mine[id], site, layer, expert, place, h);
 }
 
-static void on_routes(void *context, uint64_t id, int32_t layer, int32_t position,
-                      const cox_traced_route *routes)
+static void on_pass_routes(void *context, uint64_t id, int32_t layer, int32_t position,
+                           const cox_traced_route *routes)
 {
     const pass *p = context;
     int32_t place = place_of(p, &p->mine[id], position);
     if (place >= 0) p->sink->routes(p->sink->context, &p->mine[id], layer, place, routes);
 }
 
-static void on_logits(void *context, uint64_t id, int32_t position, const float *logits)
+static void on_pass_logits(void *context, uint64_t id, int32_t position, const float *logits)
 {
     const pass *p = context;
     (void)position;
@@ -141,7 +141,7 @@ static bool on_token(void *context, uint64_t id, int32_t token, const cox_logpro
     return true;
 }
 
-static void on_done(void *context, uint64_t id, const cox_sequence_result *result)
+static void on_pass_done(void *context, uint64_t id, const cox_sequence_result *result)
 {
     pass *p = context;
     p->window[id % (uint64_t)p->sink->window].is_done = true;
@@ -190,10 +190,10 @@ static cox_status create_engine(pass *p)
     cox_run *run = p->run;
     const cox_engine_events events = {.context = p,
                                       .on_token = on_token,
-                                      .on_logits = on_logits,
-                                      .on_routes = on_routes,
+                                      .on_logits = on_pass_logits,
+                                      .on_routes = on_pass_routes,
                                       .on_rows = on_rows,
-                                      .on_done = on_done};
+                                      .on_done = on_pass_done};
     cox_status status = choose_positions(p);
     if (status == COX_OK) status = choose_mine(p);
     if (status != COX_OK) return status;

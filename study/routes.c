@@ -24,16 +24,16 @@ static int32_t n_last(const context *c, int32_t n_tokens)
 
 /* --- Counting, on every coordinator --- */
 
-static cox_status prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
-                          cox_sequence_request *request)
+static cox_status routes_prepare(void *of, const cox_job *job, int32_t variant, void *scratch,
+                                 cox_sequence_request *request)
 {
     (void)of, (void)job, (void)variant, (void)scratch;
     request->wants_routes = true;
     return COX_OK;
 }
 
-static void on_routes(void *of, const cox_job *job, void *result, void *scratch, int32_t layer,
-                      int32_t position, const cox_traced_route *routes)
+static void on_decisions(void *of, const cox_job *job, void *result, void *scratch, int32_t layer,
+                         int32_t position, const cox_traced_route *routes)
 {
     const context *c = of;
     (void)scratch;
@@ -146,8 +146,8 @@ cox_status cox_routes_measure(cox_run *run, const cox_routes_options *options, c
                                        .result_bytes = (size_t)routes->n_layers * (size_t)routes->n_experts *
                                                        sizeof(counts_of_expert),
                                        .n_at_once = 128,
-                                       .prepare = prepare,
-                                       .on_routes = on_routes};
+                                       .prepare = routes_prepare,
+                                       .on_routes = on_decisions};
     cox_status status = cox_run_agree(run, is_front ? read_jobs(run, routes, &jobs) : COX_OK);
     if (status == COX_OK) status = cox_jobs_run(run, &jobs, &question, &results);
     if (status == COX_OK)

@@ -472,7 +472,7 @@ static cox_status check_labels(const cox_sweep *s)
         s->options->rules);
 }
 
-static cox_status prepare(stage *st)
+static cox_status stage_prepare(stage *st)
 {
     cox_sweep *s = st->sweep;
     bool is_front = cox_run_is_front(s->run);
@@ -499,7 +499,7 @@ cox_status cox_sweep_run(cox_run *run, const cox_sweep_options *options, cox_swe
     cox_sweep sweep = {.options = options, .run = run};
     stage st = {.sweep = &sweep};
     bool is_working = cox_cluster_is_coordinator(run->cluster);
-    cox_status status = prepare(&st);
+    cox_status status = stage_prepare(&st);
     if (status == COX_OK) status = cox_run_finish(run, is_working ? run_coordinator(&st) : COX_OK);
     if (cox_run_is_front(run)) status = end(&st, status);
     *swept = (cox_swept){.has_answers = st.is_answering, .times_computed = times_computed(&st.savings)};
