@@ -11,10 +11,11 @@
 
 #include <jansson.h>
 
+#include "base/order.h"
 #include "cli/bench.h"
-#include "study/bench_mix.h"
 #include "cli/build_info.h"
 #include "cli/commands.h"
+#include "study/bench_mix.h"
 
 static const char *const mix_names[COX_N_MIXES] = {"unsteered", "residual", "routed"};
 
@@ -22,12 +23,6 @@ static const char *const mix_names[COX_N_MIXES] = {"unsteered", "residual", "rou
 typedef struct spread {
     double least, low, median, high, most;
 } spread;
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /*
  * How many of n sorted numbers to leave out at either end, so that those left enclose the true median in 95%
@@ -49,7 +44,7 @@ static int32_t n_outside(int32_t n)
 /* [in/out] values: sorted here. */
 static spread spread_of(double *values, int32_t n)
 {
-    qsort(values, (size_t)n, sizeof *values, compare);
+    qsort(values, (size_t)n, sizeof *values, cox_compare_doubles);
     int32_t k = n_outside(n);
     return (spread){.least = values[0],
                     .low = values[k],

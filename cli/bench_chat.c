@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/order.h"
 #include "base/progress.h"
 #include "cli/bench.h"
 #include "coordinator/session.h"
@@ -82,18 +83,12 @@ static cox_status run_round(bench *b, double *seconds)
     return status;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static cox_status report(bench *b)
 {
     const cox_options *o = b->options;
     size_t n = (size_t)(o->n_requests * o->n_rounds);
     const char *name = cox_chat_template_name(b->chat_template);
-    qsort(b->seconds, n, sizeof *b->seconds, compare);
+    qsort(b->seconds, n, sizeof *b->seconds, cox_compare_doubles);
     json_t *json =
         json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:{s:f, s:f, s:f, s:f}, s:f, s:f}", "benchmark", "chat",
                   "model", o->model, "rendered_by", name && !o->template_kwargs ? name : "Python", "chats",

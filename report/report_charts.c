@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/order.h"
 #include "report/heatmap.h"
 #include "report/report.h"
 #include "report/report_axes.h"
@@ -78,12 +79,6 @@ static void print_line(FILE *file, const cox_report *r, const cox_axes *a, curve
     }
 }
 
-static int compare_numbers(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The strengths of all the curves as ticks; [out] ticks: room for them. */
 static void set_x(const cox_report *r, const curve *curves, size_t n, double *ticks, cox_axes *a)
 {
@@ -97,7 +92,7 @@ static void set_x(const cox_report *r, const curve *curves, size_t n, double *ti
         }
     }
     ticks[n_all++] = 0;
-    qsort(ticks, n_all, sizeof *ticks, compare_numbers);
+    qsort(ticks, n_all, sizeof *ticks, cox_compare_doubles);
     for (size_t i = 0; i < n_all; i++) {
         if (i == 0 || ticks[i] != ticks[i - 1]) ticks[n_kept++] = ticks[i];
     }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/order.h"
 #include "kernels/kernels.h"
 
 /* --- Logits --- */
@@ -95,12 +96,6 @@ static void resample(cox_random *random, int32_t n, int32_t *counts)
     for (int32_t i = 0; i < n; i++) counts[cox_random_below(random, n)]++;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double quantile(const double *sorted, int32_t n, double q)
 {
     double at = q * (double)(n - 1);
@@ -114,7 +109,7 @@ static double quantile(const double *sorted, int32_t n, double q)
  * stays. */
 static void find_percentiles(double *statistics, int32_t n, cox_interval *interval)
 {
-    qsort(statistics, (size_t)n, sizeof *statistics, compare);
+    qsort(statistics, (size_t)n, sizeof *statistics, cox_compare_doubles);
     interval->low = quantile(statistics, n, 0.025);
     interval->high = quantile(statistics, n, 0.975);
 }
