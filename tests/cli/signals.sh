@@ -72,7 +72,8 @@ if command -v script > /dev/null; then
     for ranks in 1 3; do
         rm -f "$work/out.jsonl"
         printf -v command '%q ' "$coxswain" "${batch[@]}" --ranks $ranks --drain-time 600
-        env --default-signal=INT script -qec "$command 2> $work/err.txt" /dev/null < "$work/keys" > "$work/out.txt" 8>&- &
+        # exec: a shell that stayed between would die of the keys and hide the exit code.
+        SHELL=$BASH env --default-signal=INT script -qec "exec $command 2> $work/err.txt" /dev/null < "$work/keys" > "$work/out.txt" 8>&- &
         job=$!
         for _ in $(seq 500); do [ -e "$work/out.jsonl" ] && break; sleep 0.02; done
         sleep 1
