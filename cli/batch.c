@@ -14,7 +14,6 @@
 #include "cli/generation.h"
 #include "run/identity.h"
 #include "run/io.h"
-#include "study/prompts.h"
 #include "run/results.h"
 #include "cli/seen.h"
 #include "run/service.h"

@@ -14,13 +14,6 @@ cox_prompting cox_options_of_prompting(const cox_options *options)
                            .python = options->python};
 }
 
-static cox_exchange_kind exchange_of(const char *name)
-{
-    if (strcmp(name, "self") == 0) return COX_EXCHANGE_SELF;
-    if (strcmp(name, "alltoall") == 0) return COX_EXCHANGE_ALLTOALL;
-    return strcmp(name, "sparse") == 0 ? COX_EXCHANGE_SPARSE : COX_EXCHANGE_AUTO;
-}
-
 static cox_progress_style progress_of(const char *name)
 {
     if (strcmp(name, "bar") == 0) return COX_PROGRESS_BAR;
@@ -37,7 +30,7 @@ cox_run_options cox_options_of_run(const cox_options *options)
                              .n_coordinators = (int32_t)options->coordinators,
                              .experts_on_all = strcmp(options->experts_on, "all") == 0,
                              .placement = options->placement,
-                             .exchange = exchange_of(options->exchange),
+                             .exchange = cox_exchange_find(options->exchange),
                              .kernel = options->kernel,
                              .prefill_chunk = (int32_t)options->prefill_chunk,
                              .n_micro_batches = (int32_t)options->micro_batches,

@@ -1,10 +1,12 @@
 /*
- * Which back-end is faster here? Both are run with real messages at start: many small steps (one row: the
- * latency of a token) and a few large ones (a piece of a prompt). The product of the two ratios decides;
- * `sparse` wins ties, since an all-to-all makes every rank wait for every other.
+ * Which back-end? The one that is named; where it is `auto`, the faster one here: both are run with real
+ * messages at start: many small steps (one row: the latency of a token) and a few large ones (a piece of a
+ * prompt). The product of the two ratios decides; `sparse` wins ties, since an all-to-all makes every rank
+ * wait for every other.
  */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/counters.h"
 #include "cluster/exchange_internal.h"
@@ -83,7 +85,8 @@ static int32_t layer_with_experts(const cox_placement *placement)
     return -1;
 }
 
-cox_status cox__exchange_calibrate(cox_exchange *x, const cox__backend **chosen)
+/* [out] *chosen: sparse or alltoall, by timing both. Collective. */
+static cox_status calibrate(cox_exchange *x, const cox__backend **chosen)
 {
     timing sparse = {0}, alltoall = {0};
     int32_t layer = layer_with_experts(x->options.placement);
@@ -106,4 +109,48 @@ cox_status cox__exchange_calibrate(cox_exchange *x, const cox__backend **chosen)
     if (*(int32_t *)data) *chosen = &cox__backend_alltoall;
     if (data != &is_better) free(data);
     return COX_OK;
+}
+
+static const char *const kind_names[COX_N_EXCHANGES] = {
+#define X(name, text) text,
+    COX_EXCHANGE_LIST(X)
+#undef X
+};
+
+const char *cox_exchange_kind_name(cox_exchange_kind kind)
+{
+    return kind_names[kind];
+}
+
+cox_exchange_kind cox_exchange_find(const char *name)
+{
+    for (int i = 0; i < COX_N_EXCHANGES; i++) {
+        if (strcmp(kind_names[i], name) == 0) return (cox_exchange_kind)i;
+    }
+    return COX_EXCHANGE_AUTO;
+}
+
+static const cox__backend *backend_of(cox_exchange_kind kind)
+{
+    static const cox__backend *const backends[] = {&cox__backend_self, &cox__backend_sparse,
+                                                   &cox__backend_alltoall, &cox__backend_alltoallv};
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        if (strcmp(backends[i]->name, kind_names[kind]) == 0) return backends[i];
+    }
+    return &cox__backend_sparse; /* auto, until it has been timed */
+}
+
+cox_status cox__exchange_choose(cox_exchange *x)
+{
+    const cox__backend *chosen = backend_of(x->options.kind);
+    if (x->cluster->size == 1) chosen = &cox__backend_self;
+    cox_status status = COX_OK;
+    if (x->options.kind == COX_EXCHANGE_AUTO && x->cluster->size > 1 && x->cluster->n_coordinators == 1)
+        status = calibrate(x, &chosen);
+    if (status != COX_OK) return status;
+    x->backend = chosen;
+    cox__exchange_start(x);
+    status = cox_cluster_agree(x->cluster, x->backend->create(x));
+    if (status != COX_OK) x->backend = NULL;
+    return status;
 }

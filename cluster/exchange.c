@@ -1,8 +1,8 @@
 /*
  * The common half of the exchange: buffers, packing, the coordinator's four calls, the loop of an expert
- * host, and how it all ends. Moving bytes is the business of the back-ends (exchange_sparse.c,
- * exchange_alltoall.c; `self` is here, since it moves nothing). A coordinator's own experts take their rows
- * out of the packed segment and write their outputs to the place where a reply would have arrived.
+ * host, and how it all ends. Moving bytes is the business of the back-ends (exchange_self.c,
+ * exchange_sparse.c, exchange_alltoall.c). A coordinator's own experts take their rows out of the packed
+ * segment and write their outputs to the place where a reply would have arrived.
  */
 #include "cluster/exchange.h"
 
@@ -26,50 +26,6 @@ static size_t segment_words(size_t n_rows, size_t n_routes, size_t row_width)
 {
     return align_words(align_words(COX__HEADER_WORDS + n_rows + 1 + n_routes) + n_rows * row_width);
 }
-
-/* --- self --- */
-
-static cox_status self_create(cox_exchange *x)
-{
-    (void)x;
-    return COX_OK;
-}
-
-static void self_nothing(cox_exchange *x)
-{
-    (void)x;
-}
-
-static void self_dispatch(cox_exchange *x, int32_t slot)
-{
-    (void)x, (void)slot;
-}
-
-static bool self_is_answered(cox_exchange *x, int32_t slot)
-{
-    (void)x, (void)slot;
-    return true;
-}
-
-static void self_blame(cox_exchange *x, int32_t slot, const cox__wait *wait)
-{
-    (void)x, (void)slot, (void)wait;
-}
-
-static bool self_serve(cox_exchange *x)
-{
-    (void)x;
-    return false;
-}
-
-static const cox__backend backend_self = {.name = "self",
-                                          .create = self_create,
-                                          .destroy = self_nothing,
-                                          .dispatch = self_dispatch,
-                                          .is_answered = self_is_answered,
-                                          .blame = self_blame,
-                                          .serve = self_serve,
-                                          .last = self_nothing};
 
 /* --- Creation --- */
 
@@ -205,35 +161,6 @@ void cox__exchange_start(cox_exchange *x)
     x->n_finished = 0;
 }
 
-static const cox__backend *backend_of(cox_exchange_kind kind)
-{
-    switch (kind) {
-    case COX_EXCHANGE_ALLTOALL: return &cox__backend_alltoall;
-    case COX_EXCHANGE_ALLTOALLV: return &cox__backend_alltoallv;
-    case COX_EXCHANGE_SELF: return &backend_self;
-    case COX_EXCHANGE_SPARSE:
-    case COX_EXCHANGE_AUTO: break;
-    }
-    return &cox__backend_sparse;
-}
-
-/* Collective. */
-static cox_status choose_backend(cox_exchange *x)
-{
-    const cox__backend *chosen = backend_of(x->options.kind);
-    if (x->cluster->size == 1) chosen = &backend_self;
-    cox_status status = COX_OK;
-    if (x->options.kind == COX_EXCHANGE_AUTO && x->cluster->size > 1 && x->cluster->n_coordinators == 1) {
-        status = cox__exchange_calibrate(x, &chosen);
-    }
-    if (status != COX_OK) return status;
-    x->backend = chosen;
-    cox__exchange_start(x);
-    status = cox_cluster_agree(x->cluster, x->backend->create(x));
-    if (status != COX_OK) x->backend = NULL;
-    return status;
-}
-
 cox_status cox_exchange_create(cox_exchange **exchange, cox_cluster *cluster,
                                const cox_exchange_options *options)
 {
@@ -253,7 +180,7 @@ cox_status cox_exchange_create(cox_exchange **exchange, cox_cluster *cluster,
     if (status == COX_OK) status = check_same(x);
     if (status == COX_OK) status = cox_cluster_agree(cluster, exchange_take_memory(x));
     if (status == COX_OK && cluster->size > 1) MPI_Comm_dup(cluster->control, &x->comm);
-    if (status == COX_OK) status = choose_backend(x);
+    if (status == COX_OK) status = cox__exchange_choose(x);
     if (status != COX_OK) {
         cox_exchange_destroy(x);
         return status;

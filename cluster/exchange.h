@@ -57,14 +57,20 @@ typedef struct cox_host {
 /* The poll of a host whose begin computes all. */
 cox_status cox_host_done(void *context, bool *is_done);
 
+/* auto: chosen at start; self: one process; alltoall: nonblocking neighbourhood all-to-all; sparse:
+ * pre-posted point-to-point; alltoallv: the twin of alltoall on plain MPI_Ialltoallv, for MPIs and simulators
+ * without the other. */
+#define COX_EXCHANGE_LIST(X) \
+    X(AUTO, "auto") X(SELF, "self") X(ALLTOALL, "alltoall") X(SPARSE, "sparse") X(ALLTOALLV, "alltoallv")
 typedef enum cox_exchange_kind {
-    COX_EXCHANGE_AUTO,
-    COX_EXCHANGE_SELF,
-    COX_EXCHANGE_ALLTOALL, /* nonblocking neighbourhood all-to-all */
-    COX_EXCHANGE_SPARSE,   /* pre-posted point-to-point */
-    COX_EXCHANGE_ALLTOALLV /* the twin of ALLTOALL on plain MPI_Ialltoallv, for MPIs and simulators without
-                              the other */
+#define X(name, text) COX_EXCHANGE_##name,
+    COX_EXCHANGE_LIST(X)
+#undef X
+        COX_N_EXCHANGES
 } cox_exchange_kind;
+const char *cox_exchange_kind_name(cox_exchange_kind kind);
+/* AUTO when there is none of that name. */
+cox_exchange_kind cox_exchange_find(const char *name);
 
 enum { COX_MAX_SLOTS = 4 };
 typedef struct cox_exchange_options {

@@ -53,8 +53,19 @@ typedef struct cox__lane {
     int32_t n_outputs; /* routes of the reply */
 } cox__lane;
 
+/*
+ * What a back-end has to keep to, besides moving bytes as they are:
+ * - All common buffers (slots, lanes) are there before create, which may let their pointers point elsewhere,
+ * into a window, say. Under `auto` create may run twice, with a destroy in between; what it took from the
+ * arena stays. What it cannot serve, as `self` several ranks, is refused by check_options (exchange.c).
+ * - dispatch leaves out this rank's own segment (x->own) and empty ones.
+ * - is_answered stays true until the next dispatch, and is true when nothing was sent.
+ * - serve is called on ranks without lanes too. A lane's last reply must have left before cox__lane_compute
+ *   writes the next one; the next receive is posted before the reply goes.
+ * - blame calls cox__wait_blame for each rank that owes an answer.
+ */
 typedef struct cox__backend {
-    const char *name;
+    const char *name;                      /* as in COX_EXCHANGE_LIST */
     cox_status (*create)(cox_exchange *x); /* Collective, after all buffers are there; memory from x->arena */
     void (*destroy)(cox_exchange *x);      /* Collective, after every coordinator has said `last` */
     void (*dispatch)(cox_exchange *x,
@@ -66,7 +77,8 @@ typedef struct cox__backend {
     void (*last)(cox_exchange *x);  /* a coordinator dispatches no more */
 } cox__backend;
 
-extern const cox__backend cox__backend_sparse, cox__backend_alltoall, cox__backend_alltoallv;
+extern const cox__backend cox__backend_self, cox__backend_sparse, cox__backend_alltoall,
+    cox__backend_alltoallv;
 
 struct cox_exchange {
     cox_cluster *cluster;
@@ -106,7 +118,7 @@ size_t cox__reply_words(const cox_exchange *x, const cox__exchange_slot *slot, i
 /* Begins a stream of steps: nobody has finished. Not collective. */
 void cox__exchange_start(cox_exchange *x);
 
-/* Chooses sparse or alltoall by timing both (calibrate.c). Collective. */
-cox_status cox__exchange_calibrate(cox_exchange *x, const cox__backend **chosen);
+/* Chooses the back-end and creates it (calibrate.c). Collective. Errors: those of its create, NO_MEMORY. */
+cox_status cox__exchange_choose(cox_exchange *x);
 
 #endif

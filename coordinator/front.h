@@ -16,11 +16,13 @@
 
 /* Where requests come from. */
 typedef struct cox_front_source {
-    void *context;
+    void *
+        context; /* all is called on rank 0's main thread; what blocks there for seconds, blocks every rank */
     /* [out] *request: the next one, or NULL when there is none now; *plan: a share of its compiled plan, NULL
      * as it comes: none. Both are taken over by the caller. *is_end: there will be none any more. is_idle:
-     * nothing is running, so waiting a little (0.2 s) for input costs nothing. Errors end the run, and take
-     * nothing. */
+     * nothing is running; wait a little then (up to 0.2 s), or a loop of one rank spins. Not asked while
+     * every coordinator has n_queued requests: what waits longer waits at the source, which cancels it by
+     * itself. Errors end the run, and take nothing. */
     cox_status (*next)(void *context, bool is_idle, cox_request **request, cox_plan **plan, bool *is_end);
     /* NULL, or called once a turn. [out] *is_over: leave now; requests without a record get none. Errors end
      * the run. */

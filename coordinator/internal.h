@@ -127,13 +127,16 @@ struct cox_engine {
     void *matmul_scratch;
     cox_sampler *sampler;
     cox__probe probe;
-    float *steer_scratch;         /* [n_threads, d_model or n_experts] */
+    float *steer_scratch;         /* [n_threads, cox_site_widest] */
     unsigned char *route_scratch; /* [n_threads, route_scratch_bytes] */
     size_t route_scratch_bytes;
     cox_steer_effect *route_effects; /* [n_threads, COX_PLAN_MAX_INTERVENTIONS] */
 };
 
 enum { COX__HEAD_ROWS = 32 };
+
+/* Takes all memory of a new engine. Errors: INVALID (a KV cache of no page), NO_MEMORY. */
+cox_status cox__engine_take_memory(cox_engine *engine);
 
 /* scheduler.c: fills engine->batch and slots; admits, reserves KV, sends sequences back when blocks run out.
  */

@@ -137,10 +137,12 @@ static cox_status begin_moe(cox_engine *engine, int32_t layer, int32_t s)
     cox_stage_enter(&engine->clock, &engine->counters.router_s);
     norm_rows(engine, slot, w->post_norm);
     route_rows(engine, layer, slot, w);
-    cox_stage_enter(&engine->clock, NULL); /* the exchange has counters of its own */
-    cox_status status = cox__observe_counterfactual(engine, layer, s);
-    if (status != COX_OK) return status;
-    cox_stage_enter(&engine->clock, &engine->counters.router_s);
+    if (engine->batch.has_observations) {
+        cox_stage_enter(&engine->clock, NULL); /* the exchange has counters of its own */
+        cox_status status = cox__observe_counterfactual(engine, layer, s);
+        if (status != COX_OK) return status;
+        cox_stage_enter(&engine->clock, &engine->counters.router_s);
+    }
     cox_dispatch_plan_build(slot->plan, engine->placement, layer, slot->experts, slot->end - slot->first);
     if (engine->batch.has_traces) trace_routes(engine, layer, slot);
     cox_stage_enter(&engine->clock, NULL);

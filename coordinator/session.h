@@ -37,7 +37,8 @@ typedef struct cox_session_parts {
 /* Called inside submit and step; pointers are valid during the call only. */
 typedef struct cox_session_events {
     void *context;
-    /* n bytes of whole UTF-8 characters, of requests with wants_text. */
+    /* n bytes of whole UTF-8 characters, of requests with wants_text: of their first answer. The others' text
+     * comes with the record. */
     void (*on_text)(void *context, uint64_t id, const char *text, size_t n);
     /* Once per request, its last event; also for one that failed. */
     void (*on_record)(void *context, const cox_record *record);

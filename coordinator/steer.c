@@ -22,9 +22,8 @@ static const cox__sequence *sequence_of(const cox_engine *engine, int32_t row)
 
 static float *thread_scratch(const cox_engine *engine)
 {
-    size_t width =
-        (size_t)(engine->model->d_model > engine->model->router.n_experts ? engine->model->d_model
-                                                                          : engine->model->router.n_experts);
+    const cox_model *model = engine->model;
+    size_t width = (size_t)cox_site_widest(model->d_model, model->router.n_experts);
     return engine->steer_scratch + (size_t)omp_get_thread_num() * width;
 }
 
@@ -144,11 +143,9 @@ void cox__steer_row(cox_engine *engine, cox_site site, int32_t layer, int32_t ro
 }
 
 static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
-                       size_t stride)
+                       size_t stride, int64_t n_touched)
 {
     int32_t n_rows = slot->end - slot->first;
-    int64_t n_touched = engine->batch.site_rows[layer * COX_N_SITES + (int32_t)site];
-    if (n_touched == 0) return;
 #pragma omp parallel for schedule(static) if (n_touched * engine->model->d_model >= WORTH_THREADS)
     for (int32_t i = 0; i < n_rows; i++) {
         cox__steer_row(engine, site, layer, slot->first + i, rows + (size_t)i * stride);
@@ -158,9 +155,11 @@ static void steer_rows(cox_engine *engine, cox_site site, int32_t layer, const c
 void cox__steer(cox_engine *engine, cox_site site, int32_t layer, const cox__slot *slot, float *rows,
                 size_t stride)
 {
-    if (!engine->batch.has_steering && !engine->batch.has_observations) return;
+    const cox__batch *batch = &engine->batch;
+    int64_t n_touched = batch->has_steering ? batch->site_rows[layer * COX_N_SITES + (int32_t)site] : 0;
+    if (n_touched == 0 && !batch->has_observations) return; /* not even a look at the clock */
     double *before_s = cox_stage_enter(&engine->clock, &engine->counters.steering_s);
-    if (engine->batch.has_steering) steer_rows(engine, site, layer, slot, rows, stride);
+    if (n_touched > 0) steer_rows(engine, site, layer, slot, rows, stride, n_touched);
     cox__observe(engine, site, layer, slot, rows, stride);
     cox_stage_enter(&engine->clock, before_s);
 }

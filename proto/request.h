@@ -57,7 +57,7 @@ cox_status cox_request_read_body(cox_request *request, const json_t *body, bool 
  */
 cox_status cox_request_read_line(cox_request *request, const char *line, size_t n_bytes, const char *where);
 
-/* Encodes a number of the enum below as what an HTTP server would say: 400, 503 or 500. */
+/* A status as what an HTTP server would say: 400, 503 or 500. */
 int32_t cox_request_http_status(cox_status status);
 
 #endif

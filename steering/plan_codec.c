@@ -248,7 +248,7 @@ static bool is_sound(const Cox__Intervention *in, const cox_plan *plan)
     return in->site >= 0 && in->site < COX_N_SITES && in->op >= 0 && in->op < COX_N_OPS &&
            in->weighting >= 0 && in->weighting < COX_N_WEIGHTINGS && in->span >= 0 &&
            in->span <= COX_SPAN_RANGE && in->from >= 0 && in->to >= 0 &&
-           in->width == (is_router ? plan->n_experts : plan->d_model) &&
+           in->width == cox_site_width((cox_site)in->site, plan->d_model, plan->n_experts) &&
            is_router == (in->op >= COX_OP_BIAS) &&
            (in->experts.len != 0) ==
                (in->site == COX_SITE_EXPERT_OUT || (is_router && in->op != COX_OP_PIN)) &&

@@ -6,12 +6,6 @@
 
 #include "steering/internal.h"
 
-static const char *const site_words[] = {
-    "the residual stream before the block", "the attention's output",
-    "the residual stream after attention",  "the router's logits, before top-k",
-    "the output of single experts",         "what the FFN block adds",
-    "the residual stream after the block"};
-
 /* "3", "1, 4 to 6 and 9", "all 16". */
 static void print_set(FILE *out, const char *what, const uint8_t *flags, int32_t n)
 {
@@ -111,7 +105,7 @@ static void print_one(FILE *out, const cox_plan *plan, int32_t i, cox_ranks_func
 {
     const cox_intervention *v = &plan->interventions[i];
     bool is_routed = v->site == COX_SITE_EXPERT_OUT && v->weighting == COX_WEIGHTING_ROUTED;
-    fprintf(out, "%d. %s (%s): ", (int)i, cox_site_name(v->site), site_words[v->site]);
+    fprintf(out, "%d. %s (%s): ", (int)i, cox_site_name(v->site), cox_site_words(v->site));
     if (v->strength == 0) fprintf(out, "skipped, strength 0: ");
     print_op(out, v);
     fprintf(out, "\n   ");

@@ -226,13 +226,13 @@ static cox_status read_intervention(cox__parse *parse, cox_intervention *out)
 {
     out->strength = 1;
     out->positions.span = COX_SPAN_ALL;
-    out->width = parse->builder->model->d_model;
     cox_status status = read_op(parse, out);
     if (status == COX_OK) status = read_site(parse, out);
-    if (status == COX_OK && out->site == COX_SITE_ROUTER_LOGITS)
-        out->width = parse->builder->model->router.n_experts;
-    if (status == COX_OK)
+    if (status == COX_OK) {
+        const cox_model *model = parse->builder->model;
+        out->width = cox_site_width(out->site, model->d_model, model->router.n_experts);
         status = cox_json_bool(parse->json, parse->where, "preserve_norm", false, &out->preserve_norm);
+    }
     if (status == COX_OK) status = read_weighting(parse, out);
     if (status == COX_OK) status = cox__parse_number(parse->json, parse->where, "strength", &out->strength);
     if (status != COX_OK) return status;

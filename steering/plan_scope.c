@@ -51,17 +51,12 @@ static cox_status set_indices(const json_t *value, const char *where, const char
     return COX_OK;
 }
 
-static bool needs_experts(cox_site site)
-{
-    return site == COX_SITE_EXPERT_OUT || site == COX_SITE_ROUTER_LOGITS;
-}
-
 static cox_status set_all_layers(const cox__parse *parse, cox_intervention *out)
 {
     const cox_model *m = parse->builder->model;
     bool is_any = false;
     for (int32_t l = 0; l < m->n_layers; l++) {
-        out->layers[l] = !needs_experts(out->site) || m->layers[l].is_moe;
+        out->layers[l] = !cox_site_needs_experts(out->site) || m->layers[l].is_moe;
         is_any |= out->layers[l];
     }
     if (is_any) return COX_OK;
@@ -87,7 +82,7 @@ cox_status cox__parse_layers(const cox__parse *parse, cox_intervention *out)
     cox_status status = set_indices(value, parse->where, "layer", m->n_layers, out->layers);
     json_decref(from_vector);
     for (int32_t l = 0; l < m->n_layers && status == COX_OK; l++) {
-        if (out->layers[l] && needs_experts(out->site) && !m->layers[l].is_moe) {
+        if (out->layers[l] && cox_site_needs_experts(out->site) && !m->layers[l].is_moe) {
             status = cox_fail(COX_INVALID,
                               "%s: layer %d has no experts (its FFN is dense), so nothing reaches %s there",
                               parse->where, (int)l, cox_site_name(out->site));
@@ -101,7 +96,7 @@ cox_status cox__parse_experts(const cox__parse *parse, cox_intervention *out)
     const cox_model *m = parse->builder->model;
     const json_t *value = json_object_get(parse->json, "expert");
     if (json_is_null(value)) value = NULL;
-    if (!needs_experts(out->site)) {
+    if (!cox_site_needs_experts(out->site)) {
         if (!value) return COX_OK;
         return cox_fail(COX_INVALID,
                         "%s: key \"expert\" belongs to expert_out and router_logits only, not to %s",

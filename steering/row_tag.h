@@ -24,8 +24,8 @@ typedef struct cox_row_tag {
     uint16_t experts[COX_MAX_TOP_K]; /* [n_experts] steered ones among those that the row was routed to */
 } cox_row_tag;
 
-/* Behind a reply of a row with a plan: what its expert's interventions did, in plan order; there < 0: not
- * applied. */
+/* Behind a reply of a row with a plan: what its expert's interventions at expert_out did, in plan order;
+ * there < 0: not applied. A second site on hosts would need effects of its own: eight floats are free. */
 typedef struct cox_reply_tag {
     struct {
         float there, added;

@@ -16,8 +16,14 @@
 #include "model/safetensors.h"
 #include "steering/internal.h"
 
-static const char *const site_names[] = {
-#define X(name, text) text,
+static const char *const site_names[COX_N_SITES] = {
+#define X(name, text, words) text,
+    COX_SITE_LIST(X)
+#undef X
+};
+
+static const char *const site_words[COX_N_SITES] = {
+#define X(name, text, words) words,
     COX_SITE_LIST(X)
 #undef X
 };
@@ -25,6 +31,31 @@ static const char *const site_names[] = {
 const char *cox_site_name(cox_site site)
 {
     return site >= 0 && site < COX_N_SITES ? site_names[site] : "unstated";
+}
+
+const char *cox_site_words(cox_site site)
+{
+    return site_words[site];
+}
+
+int32_t cox_site_width(cox_site site, int32_t d_model, int32_t n_experts)
+{
+    return site == COX_SITE_ROUTER_LOGITS ? n_experts : d_model;
+}
+
+int32_t cox_site_widest(int32_t d_model, int32_t n_experts)
+{
+    int32_t widest = 0;
+    for (cox_site site = 0; site < COX_N_SITES; site++) {
+        int32_t width = cox_site_width(site, d_model, n_experts);
+        if (width > widest) widest = width;
+    }
+    return widest;
+}
+
+bool cox_site_needs_experts(cox_site site)
+{
+    return site == COX_SITE_EXPERT_OUT || site == COX_SITE_ROUTER_LOGITS;
 }
 
 cox_site cox_site_find(const char *name)

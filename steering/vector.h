@@ -13,24 +13,36 @@
 
 #include "base/status.h"
 
-/* Where in a block a row may be steered; the order is the order in which a layer passes them. */
-#define COX_SITE_LIST(X)                                                      \
-    X(RESID_PRE, "resid_pre")         /* [d_model] block input */             \
-    X(ATTN_OUT, "attn_out")           /* [d_model] output of o */             \
-    X(RESID_MID, "resid_mid")         /* [d_model] after attention */         \
-    X(ROUTER_LOGITS, "router_logits") /* [n_experts] before top-k */          \
-    X(EXPERT_OUT, "expert_out")       /* [d_model] one expert's, pre-gate */  \
-    X(MOE_OUT, "moe_out")             /* [d_model] what the FFN block adds */ \
-    X(RESID_POST, "resid_post")       /* [d_model] block output */
+/* Where in a block a row may be steered: name in plans, name for people. The order is the order in which a
+ * layer passes them. A packed plan has the number: one in the middle changes the identity of stored results.
+ */
+// clang-format off
+#define COX_SITE_LIST(X)                                                   \
+    X(RESID_PRE, "resid_pre", "the residual stream before the block")      \
+    X(ATTN_OUT, "attn_out", "the attention's output")                      \
+    X(RESID_MID, "resid_mid", "the residual stream after attention")       \
+    X(ROUTER_LOGITS, "router_logits", "the router's logits, before top-k") \
+    X(EXPERT_OUT, "expert_out", "the output of single experts")            \
+    X(MOE_OUT, "moe_out", "what the FFN block adds")                       \
+    X(RESID_POST, "resid_post", "the residual stream after the block")
+// clang-format on
 
 typedef enum cox_site {
-#define X(name, text) COX_SITE_##name,
+#define X(name, text, words) COX_SITE_##name,
     COX_SITE_LIST(X)
 #undef X
         COX_N_SITES,
     COX_SITE_UNSTATED = -1
 } cox_site;
+/* Sets of sites are masks of 1 << cox_site in one byte: plans in use, observations, captures. */
+_Static_assert(COX_N_SITES <= 8, "masks of sites are uint8_t");
 const char *cox_site_name(cox_site site);
+const char *cox_site_words(cox_site site);
+/* Floats of a row there; of the widest of all sites. */
+int32_t cox_site_width(cox_site site, int32_t d_model, int32_t n_experts);
+int32_t cox_site_widest(int32_t d_model, int32_t n_experts);
+/* Only layers with experts have it. */
+bool cox_site_needs_experts(cox_site site);
 /* COX_SITE_UNSTATED when there is none of that name. */
 cox_site cox_site_find(const char *name);
 /* [out] list: all names, with commas between; returns it. */

@@ -71,8 +71,7 @@ static cox_status read_question(cox_capture *c)
 
 static bool is_there(const cox_capture *c, cox_site site, int32_t layer)
 {
-    bool needs_router = site == COX_SITE_ROUTER_LOGITS || site == COX_SITE_EXPERT_OUT;
-    return (c->sites & 1u << site) && (!needs_router || c->run->model->layers[layer].is_moe);
+    return (c->sites & 1u << site) && (!cox_site_needs_experts(site) || c->run->model->layers[layer].is_moe);
 }
 
 /* The columns, by layer, then site. */
@@ -91,13 +90,13 @@ static cox_status make_columns(cox_capture *c)
             if (!is_there(c, site, layer)) continue;
             if (site == COX_SITE_EXPERT_OUT)
                 n_units = c->is_routed && top_k < c->n_experts ? top_k : c->n_experts;
-            c->columns[c->n_columns] = (cox_capture_column){
-                .site = site,
-                .layer = layer,
-                .n_units = n_units,
-                .width = site == COX_SITE_ROUTER_LOGITS ? model->router.n_experts : model->d_model,
-                .first = c->n_floats,
-                .first_unit = c->n_units};
+            c->columns[c->n_columns] =
+                (cox_capture_column){.site = site,
+                                     .layer = layer,
+                                     .n_units = n_units,
+                                     .width = cox_site_width(site, model->d_model, model->router.n_experts),
+                                     .first = c->n_floats,
+                                     .first_unit = c->n_units};
             c->n_units += (size_t)n_units;
             c->n_floats += (size_t)n_units * (size_t)c->columns[c->n_columns].width;
             c->column_of[layer * COX_N_SITES + (int32_t)site] = c->n_columns++;

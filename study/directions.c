@@ -34,12 +34,12 @@ static cox_status read_question(cox_directions *t)
 static cox_status choose_layers(cox_class_question *question, const cox_directions_options *options,
                                 const cox_model *model)
 {
-    bool needs_router = question->site == COX_SITE_ROUTER_LOGITS || question->site == COX_SITE_EXPERT_OUT;
-    question->width = question->site == COX_SITE_ROUTER_LOGITS ? model->router.n_experts : model->d_model;
+    bool needs_experts = cox_site_needs_experts(question->site);
+    question->width = cox_site_width(question->site, model->d_model, model->router.n_experts);
     cox_status status = cox_choose("--layer", "layer", options->layer, model->n_layers, &question->layers,
                                    &question->n_layers);
     int32_t n = 0;
-    for (int32_t i = 0; i < question->n_layers && status == COX_OK && needs_router; i++) {
+    for (int32_t i = 0; i < question->n_layers && status == COX_OK && needs_experts; i++) {
         int32_t layer = question->layers[i];
         if (model->layers[layer].is_moe) {
             question->layers[n++] = layer;
@@ -48,7 +48,7 @@ static cox_status choose_layers(cox_class_question *question, const cox_directio
                               cox_site_name(question->site));
         }
     }
-    if (needs_router) question->n_layers = n;
+    if (needs_experts) question->n_layers = n;
     if (status != COX_OK || question->site != COX_SITE_EXPERT_OUT) return status;
     return cox_choose("--expert", "expert", options->expert ? options->expert : "all",
                       model->router.n_experts, &question->experts, &question->n_experts);

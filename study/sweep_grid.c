@@ -74,11 +74,6 @@ static bool is_word(const json_t *value, const char *word)
     return json_is_string(value) && strcmp(json_string_value(value), word) == 0;
 }
 
-static bool needs_experts(cox_site site)
-{
-    return site == COX_SITE_EXPERT_OUT || site == COX_SITE_ROUTER_LOGITS;
-}
-
 static cox_status read_layers(const reader *r, cox_sweep_block *b)
 {
     const json_t *value = json_object_get(r->json, "layers");
@@ -87,14 +82,14 @@ static cox_status read_layers(const reader *r, cox_sweep_block *b)
         b->layers = cox_arena_array(r->grid->arena, (size_t)model->n_layers, sizeof *b->layers);
         if (!b->layers) return COX_NO_MEMORY;
         for (int32_t l = 0; l < model->n_layers; l++) {
-            if (!needs_experts(b->site) || model->layers[l].is_moe) b->layers[b->n_layers++] = l;
+            if (!cox_site_needs_experts(b->site) || model->layers[l].is_moe) b->layers[b->n_layers++] = l;
         }
         if (b->n_layers > 0) return COX_OK;
         return cox_fail(COX_INVALID, "%s: no layer of the model has experts", r->where);
     }
     cox_status status = read_integers(r, "layers", value, 0, model->n_layers - 1, &b->layers, &b->n_layers);
     for (int32_t i = 0; i < b->n_layers && status == COX_OK; i++) {
-        if (needs_experts(b->site) && !model->layers[b->layers[i]].is_moe)
+        if (cox_site_needs_experts(b->site) && !model->layers[b->layers[i]].is_moe)
             status = cox_fail(COX_INVALID, "%s: layer %d has no experts", r->where, (int)b->layers[i]);
     }
     return status;
@@ -242,7 +237,7 @@ static cox_status read_apply(const reader *r, cox_sweep_block *b)
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string_value(json_array_get(sites, i));
         cox_site site = name ? cox_site_find(name) : COX_SITE_UNSTATED;
-        if (site == COX_SITE_UNSTATED || needs_experts(site))
+        if (site == COX_SITE_UNSTATED || cox_site_needs_experts(site))
             return unknown_word(r, "\"apply\".\"sites\"", name ? name : "",
                                 "resid_pre, attn_out, resid_mid, moe_out, resid_post");
         b->apply_sites[b->n_apply_sites++] = site;

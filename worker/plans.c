@@ -24,7 +24,7 @@ struct cox_worker_plans {
     const cox_kernels *kernels;
     int32_t d_model;
     held_plan *buckets[N_BUCKETS]; /* by id */
-    float *scratch;                /* [n_threads, d_model] */
+    float *scratch;                /* [d_model]: replies are steered one after the other */
     uint64_t n_hits;
 };
 

@@ -42,7 +42,6 @@ static const struct {
 } variants[N_VARIANTS] = {
     {1, 1, 512, false, false}, {2, 2, 7, true, false}, {4, 1, 512, false, true}, {1, 2, 33, true, true}};
 
-static const char *const exchange_names[] = {"auto", "self", "alltoall", "sparse", "alltoallv"};
 static char plan_folder[64];
 static int rank, n_failed, n_run;
 static int32_t prompts[N_REQUESTS][MAX_PROMPT];
@@ -300,7 +299,7 @@ static void run_config(const char *folder, const config *c, bool is_reference, e
     n_run++;
     if (rank == 0 && any) {
         printf("FAILED %s: %d ranks, experts on %s, %s, %d coordinators, variant %d\n", folder, c->n_ranks,
-               c->experts_on_all ? "all" : "workers", exchange_names[c->exchange], c->n_coordinators,
+               c->experts_on_all ? "all" : "workers", cox_exchange_kind_name(c->exchange), c->n_coordinators,
                c->variant);
     }
     fflush(stdout);

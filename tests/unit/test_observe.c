@@ -53,7 +53,7 @@ static void keep(void *context, uint64_t id, cox_site site, int32_t layer, int32
     assert_int_equal(expert, -1);
     assert_int_equal(id, 0);
     const cox_model *model = harness_model(s->h);
-    int32_t width = site == COX_SITE_ROUTER_LOGITS ? model->router.n_experts : model->d_model;
+    int32_t width = cox_site_width(site, model->d_model, model->router.n_experts);
     memcpy(row_of(s, site, layer, position), h, (size_t)width * sizeof *h);
     s->n[place(s, site, layer, position)]++;
     s->n_all++;

@@ -108,8 +108,9 @@ typedef struct combination {
     bool has_when, keeps_norm;
 } combination;
 
-/* DESIGN.md section 6 in its own words: vector operations at every site but the router's, all with a
- * condition and preserve_norm; other weightings than routed for `add` alone; the router's own four. */
+/* docs/steering.md, "What is allowed where", in its own words: vector operations at every site but the
+ * router's, all with a condition and preserve_norm; other weightings than routed for `add` alone; the
+ * router's own four. */
 static bool is_allowed(const combination *c)
 {
     bool is_edit = c->op >= COX_OP_BIAS;
