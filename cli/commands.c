@@ -17,6 +17,8 @@ static const struct {
 #undef X
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
+/* One bit of an option's row for each, below those of the groups. */
+_Static_assert(N_COMMANDS <= 20 && COX_TAKES_MODEL == 1 << 20, "more commands than bits: widen the masks");
 
 const char *cox_command_name(cox_command command)
 {
