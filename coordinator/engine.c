@@ -248,13 +248,6 @@ cox_status cox_engine_submit(cox_engine *engine, const cox_sequence_request *req
     return COX_OK;
 }
 
-int32_t cox_engine_n_plans(const cox_engine *engine)
-{
-    int32_t n = 0;
-    for (const cox__steering *s = engine->steerings; s; s = s->next) n++;
-    return n;
-}
-
 int32_t cox_engine_n_sequences(const cox_engine *engine)
 {
     return engine->n_running + engine->n_waiting;

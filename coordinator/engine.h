@@ -163,9 +163,6 @@ int32_t cox_engine_n_sequences(const cox_engine *engine);
  * there are no sequences. Errors: PEER, IO, INTERNAL: the run is over. */
 cox_status cox_engine_step(cox_engine *engine);
 
-/* Different plans in use now. */
-int32_t cox_engine_n_plans(const cox_engine *engine);
-
 const cox_counters *cox_engine_counters(const cox_engine *engine);
 
 #endif

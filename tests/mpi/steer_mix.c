@@ -202,13 +202,15 @@ static int moment_of(int k, uint32_t seed)
 static bool is_empty(harness *h)
 {
     const cox_engine *engine = harness_engine(h);
-    int32_t n_free = cox_kv_n_free_pages(engine->kv), n_pages = engine->kv_shape.n_pages, n_filling = 0;
+    int32_t n_free = cox_kv_n_free_pages(engine->kv), n_pages = engine->kv_shape.n_pages, n_filling = 0,
+            n_plans = 0;
     for (int32_t r = 0; r < engine->kv_shape.n_residuals; r++)
         n_filling += engine->kv->residuals[r].is_filling;
-    if (n_free == n_pages && n_filling == 0 && cox_engine_n_plans(engine) == 0) return true;
+    for (const cox__steering *s = engine->steerings; s; s = s->next) n_plans++;
+    if (n_free == n_pages && n_filling == 0 && n_plans == 0) return true;
     printf("rank %d: after cancelling %d of %d pages are free, %d of residual rows are held, %d plans are in "
            "use\n",
-           rank, n_free, n_pages, n_filling, cox_engine_n_plans(engine));
+           rank, n_free, n_pages, n_filling, n_plans);
     return false;
 }
 
